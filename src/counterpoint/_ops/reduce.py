@@ -1,0 +1,18 @@
+"""The only places that reduce over rows. Objectives end here, so the convention for many processes has one home."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def mean(rows: Float[Tensor, " n"], weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
+    """The weighted mean over rows, sum_i w_i r_i / sum_i w_i; 0 with zero gradient when no row has weight.
+
+    >>> mean(torch.tensor([1.0, 3.0, 100.0]), torch.tensor([1.0, 1.0, 0.0])).item()
+    2.0
+    """
+    weight = torch.ones_like(rows) if weight is None else weight
+    total = weight.sum()
+    return (rows * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))

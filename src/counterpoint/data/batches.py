@@ -1,0 +1,81 @@
+"""Training rows as columns of text with identities, and batches of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from counterpoint.data.identity import content_id, content_ids
+from counterpoint.types import Batch, Relation
+
+
+def relation_of(frame: pl.DataFrame) -> Relation:
+    """The labelled pairs of a table as edges by content identity; listed negatives have grade 0.
+
+    >>> relation_of(pl.DataFrame({"anchor": ["a"], "positive": [["b"]]})).positives(content_id("a")) == {content_id("b"): 1}
+    True
+    """
+    anchor, candidate, grade = [], [], []
+    weights = frame["weight"].to_list() if "weight" in frame.columns else [1.0] * len(frame)
+    for role in ("positive", "negative"):
+        if role not in frame.columns:
+            continue
+        for text, others, weight in zip(frame["anchor"], frame[role].to_list(), weights, strict=True):
+            anchor += [content_id(text)] * len(others)
+            candidate += [content_id(other) for other in others]
+            grade += [weight if role == "positive" else 0.0] * len(others)
+    return Relation.of(anchor, candidate, grade)
+
+
+@dataclass(frozen=True)
+class TextRows:
+    """Rows to train on.
+
+    Args:
+        anchors: one text a row.
+        positives: a list of texts a row, empty where the data have none.
+        negatives: likewise.
+        labels: class numbers, or None.
+        ids: content ids of the anchors.
+        relation: all labelled pairs of these rows.
+    """
+
+    anchors: list[str]
+    positives: list[list[str]]
+    negatives: list[list[str]]
+    labels: Int[Tensor, " n"] | None
+    ids: Int[Tensor, " n"]
+    relation: Relation
+
+    @classmethod
+    def of(cls, frame: pl.DataFrame) -> TextRows:
+        """The rows of a table of roles."""
+        nothing: list[list[str]] = [[] for _ in range(len(frame))]
+        anchors = frame["anchor"].to_list()
+        positives = frame["positive"].to_list() if "positive" in frame.columns else nothing
+        negatives = frame["negative"].to_list() if "negative" in frame.columns else nothing
+        labels = None
+        if "label" in frame.columns:
+            labels = torch.from_numpy(frame["label"].rank("dense").to_numpy().astype(np.int64) - 1)
+        relation = relation_of(frame.select("anchor", *(c for c in ("positive", "negative", "weight") if c in frame.columns)))
+        return cls(anchors, positives, negatives, labels, content_ids(anchors), relation)
+
+    def __len__(self) -> int:
+        return len(self.anchors)
+
+    def take(self, at: np.ndarray) -> Batch:
+        """The rows at these places as a batch."""
+        rows = torch.from_numpy(at)
+        batch = {
+            "id": self.ids[rows],
+            "row": rows,
+            "anchor": [self.anchors[i] for i in at],
+            "positive": [self.positives[i] for i in at],
+            "negative": [self.negatives[i] for i in at],
+        }
+        return batch | ({"label": self.labels[rows]} if self.labels is not None else {})

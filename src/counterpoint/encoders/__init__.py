@@ -1,0 +1,1 @@
+"""Encoders: modules that turn a batch into vectors, row by row."""

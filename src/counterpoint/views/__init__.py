@@ -1,0 +1,1 @@
+"""Views: related samples made from a sample."""
