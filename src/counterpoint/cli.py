@@ -1,0 +1,271 @@
+"""The command line: arguments into verbs, errors into one line and an exit code. Nothing heavy is imported at the top."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from counterpoint.errors import Refusal
+from counterpoint.verbs.settings import Run
+
+NOT_BETTER = 3
+
+app = typer.Typer(
+    name="counterpoint",
+    help="Train an embedding model on your own data, and see whether it is better than what you had.",
+    epilog="Start with 'counterpoint demo', or 'counterpoint check DATA' on a csv, tsv, jsonl or parquet file.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+def _column(role: str, words: str) -> Any:  # noqa: ANN401 - what typer calls an annotation
+    return typer.Option(f"--{role}", metavar="COLUMN", help=words)
+
+
+Anchor = Annotated[str | None, _column("anchor", "Queries, questions, texts.")]
+Positive = Annotated[str | None, _column("positive", "What belongs to the anchor.")]
+Negative = Annotated[str | None, _column("negative", "What does not, though it looks so.")]
+Label = Annotated[str | None, _column("label", "Class of the anchor, or match of the pair.")]
+Value = Annotated[str | None, _column("value", "How similar the pair is.")]
+Weight = Annotated[str | None, _column("weight", "How often the pair was seen.")]
+Group = Annotated[str | None, _column("group", "Rows that stay in one split.")]
+SplitColumn = Annotated[str | None, _column("split", "train, dev or test.")]
+Time = Annotated[str | None, _column("time", "Test on the latest rows.")]
+Ignore = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Give a column no role.")]
+Match = Annotated[str | None, typer.Option(metavar="LABEL", help="The label of pairs that belong together.")]
+Delimiter = Annotated[str | None, typer.Option(help="Of csv and tsv.")]
+Allow = Annotated[list[str] | None, typer.Option(metavar="CODE", help="Go on in spite of a finding of 'check'.")]
+
+
+@app.command()
+def fit(
+    data: Annotated[Path, typer.Argument(help="A csv, tsv, jsonl or parquet file.", show_default=False)],
+    recipe: Annotated[str, typer.Option(help="Training method; 'auto' chooses by the roles of the data.")] = Run.recipe,
+    model: Annotated[str, typer.Option(help="A folder or a name.")] = Run.model,
+    out: Annotated[str | None, typer.Option(help="Run folder [default: runs/<data>-<recipe>-<n>].")] = None,
+    steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the data [default: 1].")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Time budget of training.")] = None,
+    batch: Annotated[int, typer.Option(help="Rows an update; the others in it are the negatives.")] = Run.batch,
+    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = Run.lr,
+    seed: Annotated[int, typer.Option(help="Of split, order, dropout and intervals.")] = Run.seed,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Argument of the recipe.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(metavar="ROLE=TEXT", help="Put before texts, anchor='query: '.")] = None,
+    length: Annotated[list[str] | None, typer.Option(metavar="ROLE=TOKENS", help="Where texts are cut.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = Run.precision,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = Run.device,
+    corpus: Annotated[str | None, typer.Option(metavar="FILE", help="Texts to rank against.")] = None,
+    anchor: Anchor = None,
+    positive: Positive = None,
+    negative: Negative = None,
+    label: Label = None,
+    value: Value = None,
+    weight: Weight = None,
+    group: Group = None,
+    split: SplitColumn = None,
+    time: Time = None,
+    ignore: Ignore = None,
+    match: Match = None,
+    delimiter: Delimiter = None,
+    allow: Allow = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+    require_better: Annotated[bool, typer.Option("--require-better", help="Exit 3 unless the verdict is better.")] = False,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
+) -> None:
+    """Train on a data file, measure before and after, and write a run folder with a report.
+
+    Examples:
+
+      counterpoint fit clicks.csv
+
+      counterpoint fit clicks.csv --anchor query --positive clicked --minutes 10
+
+      counterpoint fit faq.jsonl --recipe pairs --set temperature=0.02 --dry-run
+    """
+    given = dict(locals())
+    settings = {f.name: given[f.name] for f in fields(Run) if f.name in given}
+    settings |= {"settings": _named(set_, "--set"), "prompts": _named(prompt, "--prompt"), "roles": _roles(given)}
+    settings |= {"lengths": _whole_numbers(_named(length, "--length")), "allow": tuple(allow or ())}
+    Run(**settings)  # a bad number is refused before torch is loaded
+    from counterpoint.verbs.fit import fit as run_fit
+
+    trained = run_fit(data, dry_run=dry_run, **settings)
+    if trained is not None and require_better and trained.verdict != "better":
+        raise typer.Exit(NOT_BETTER)
+
+
+@app.command()
+def check(
+    data: Annotated[Path | None, typer.Argument(help="A csv, tsv, jsonl or parquet file.", show_default=False)] = None,
+    explain: Annotated[str | None, typer.Option(metavar="CODE", help="What a finding means and what to do.")] = None,
+    anchor: Anchor = None,
+    positive: Positive = None,
+    negative: Negative = None,
+    label: Label = None,
+    value: Value = None,
+    weight: Weight = None,
+    group: Group = None,
+    split: SplitColumn = None,
+    time: Time = None,
+    ignore: Ignore = None,
+    match: Match = None,
+    delimiter: Delimiter = None,
+    allow: Allow = None,
+) -> None:
+    """Say what a data file holds and what is wrong with it. Exit code 2 when it could not be trained on.
+
+    Examples:
+
+      counterpoint check clicks.csv
+
+      counterpoint check --explain leak
+    """
+    from counterpoint.data import lint
+    from counterpoint.verbs.check import check as run_check
+
+    if explain is not None:
+        typer.echo(lint.explain(explain))
+        return
+    if data is None:
+        raise Refusal("a data file or --explain CODE", "neither", remedy="counterpoint check DATA")
+    roles = _roles(locals())
+    codes = tuple(allow or ())
+    findings = run_check(data, roles=roles, match=match, delimiter=delimiter, allow=codes)
+    lint.accept(findings, codes, source=data.name)
+
+
+@app.command()
+def demo(
+    out: Annotated[str | None, typer.Option(help="Run folder [default: runs/demo-<n>].")] = None,
+    seconds: Annotated[float, typer.Option(help="Time budget of training.")] = 120,
+    steps: Annotated[int | None, typer.Option(help="Updates, instead of a time budget: the same result each time.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the split, the order and the intervals.")] = 0,
+) -> None:
+    """The main job on real data, offline: teach a model to find Python functions by what they do.
+
+    Mines (docstring, function) pairs from this computer's own Python, trains for two minutes, and shows what changed.
+    """
+    from counterpoint.verbs.demo import demo as run_demo
+
+    run_demo(out=out, seconds=None if steps else seconds, steps=steps, seed=seed)
+
+
+@app.command()
+def search(
+    run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
+    words: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
+    k: Annotated[int, typer.Option("-k", help="How many.")] = 5,
+) -> None:
+    """Search the corpus of a run: the texts that its test ranked against.
+
+    Example:
+
+      counterpoint search runs/demo-1 "read a csv file line by line"
+    """
+    from counterpoint.verbs.model import search as run_search
+
+    for hit in run_search(run, words, k):
+        typer.echo(f"{hit.score:6.3f}  {shorten(hit.text)}")
+
+
+@app.command()
+def papers(
+    words: Annotated[str, typer.Argument(help="Words to look for in names and titles.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="All rows, for programs.")] = False,
+) -> None:
+    """Which published systems work here, in which function, and how that was proven.
+
+    Examples:
+
+      counterpoint papers simcse
+
+      counterpoint papers --json
+    """
+    import json
+
+    from counterpoint.papers import index
+    from counterpoint.verbs.lists import paper_lines
+
+    typer.echo(json.dumps(index(), indent=1, ensure_ascii=False) if as_json else "\n".join(paper_lines(words)))
+
+
+@app.command()
+def kinds() -> None:
+    """What works today, for each kind of data."""
+    from counterpoint.verbs.lists import kind_lines
+
+    typer.echo("\n".join(kind_lines()))
+
+
+def shorten(text: str, width: int = 100) -> str:
+    """One line of at most `width` characters.
+
+    >>> shorten("a  b", 3)
+    'a b'
+    """
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 3] + "..."
+
+
+def _roles(options: dict[str, Any]) -> dict[str, str]:
+    """The columns that were named; ignored ones are listed under a role of their own."""
+    names = ("anchor", "positive", "negative", "label", "value", "weight", "group", "split", "time")
+    roles = {name: options[name] for name in names if options[name] is not None}
+    return roles | {f"ignore:{column}": column for column in options["ignore"] or ()}
+
+
+def _named(options: list[str] | None, flag: str) -> dict[str, str]:
+    """NAME=VALUE words as a mapping."""
+    pairs = {}
+    for option in options or ():
+        name, equals, value = option.partition("=")
+        if not equals or not name:
+            raise Refusal("NAME=VALUE", f"'{option}'", where=flag)
+        pairs[name] = value
+    return pairs
+
+
+def _whole_numbers(values: dict[str, str]) -> dict[str, int]:
+    for name, value in values.items():
+        if not value.isdigit():
+            raise Refusal("a whole number of tokens", f"'{value}'", where=f"--length {name}")
+    return {name: int(value) for name, value in values.items()}
+
+
+def main() -> None:
+    """The entry point: 0 done, 1 our bug, 2 bad input, 3 a requirement not met, 130 interrupted."""
+    from counterpoint.interrupts import ended_by_signals
+
+    with ended_by_signals():
+        try:
+            app(standalone_mode=False)
+        except Refusal as refusal:
+            print(f"counterpoint: {refusal}", file=sys.stderr)
+            sys.exit(refusal.exit_code)
+        except typer.Exit as ended:
+            sys.exit(ended.exit_code)
+        except Exception as error:
+            sys.exit(_exit_of(error))
+
+
+def _exit_of(error: Exception) -> int:
+    """Wrong usage is one line and 2; whatever else arrives here is our bug: a traceback and 1."""
+    import traceback
+
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        print(f"counterpoint: {error.format_message()} (counterpoint --help)", file=sys.stderr)
+        return int(error.exit_code)
+    if type(error).__name__ == "Abort":
+        return 130
+    if isinstance(error, BrokenPipeError):
+        return 0
+    traceback.print_exc()
+    print("counterpoint: this is a bug; the lines above say where", file=sys.stderr)
+    return 1

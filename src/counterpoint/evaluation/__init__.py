@@ -1,0 +1,1 @@
+"""Evaluation: tasks that the roles allow, intervals, the verdict, the report."""

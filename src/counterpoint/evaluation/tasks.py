@@ -1,0 +1,189 @@
+"""What is measured: one task for what the data's roles allow. A task is asked with any encoder and answers row by row."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from counterpoint._ops.neighbours import Neighbours, neighbours
+from counterpoint.data.identity import content_ids
+from counterpoint.types import Embeddings
+
+DEPTH = 100  # candidates looked at for each query
+Embed = Callable[[Sequence[str], Literal["anchor", "positive"]], Float[Tensor, "n d"]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The answers of one encoder to one task.
+
+    Args:
+        values: metric -> [n] one number a row whose mean is the metric, or [n, 2] whose rank correlation is.
+        unit: [n] rows of one unit are not independent.
+        candidates: how many candidates a query was ranked against, or training texts a class was read from.
+        ranks: [n] rank of the first positive, 1-based; DEPTH + 1 when it is further down. Empty where nothing is ranked.
+        top: [n] index of the best candidate, likewise.
+        vectors: embeddings of the candidates, where there are some.
+    """
+
+    values: Mapping[str, np.ndarray]
+    unit: np.ndarray
+    candidates: int
+    ranks: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    top: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
+    vectors: Tensor | None = None
+
+
+class Task(Protocol):
+    """Something that an encoder can be good or bad at."""
+
+    metric: str
+
+    def measure(self, embed: Embed) -> Measured:
+        """Ask one encoder."""
+
+    def texts(self) -> int:
+        """How many texts it has to encode."""
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Each query has to rank its positives before all other candidates.
+
+    Args:
+        queries: distinct texts.
+        positives: for each query, the indices of its positives among the candidates.
+        candidates: distinct texts.
+        unit: for each query.
+        roles: the roles of queries and candidates.
+
+    A candidate that is the query's own text is left out of its ranking.
+    """
+
+    queries: Sequence[str]
+    positives: Sequence[Sequence[int]]
+    candidates: Sequence[str]
+    unit: np.ndarray
+    roles: tuple[Literal["anchor", "positive"], Literal["anchor", "positive"]] = ("anchor", "positive")
+    metric: str = "mrr@10"
+
+    def texts(self) -> int:
+        """Queries and candidates."""
+        return len(self.queries) + len(self.candidates)
+
+    def measure(self, embed: Embed) -> Measured:
+        """MRR@10, recall@1, recall@10 and nDCG@10 of each query, by cosine."""
+        vectors = embed(self.candidates, self.roles[1])
+        anchors = Embeddings.of(embed(self.queries, self.roles[0]), id=content_ids(self.queries))
+        found = neighbours(anchors, Embeddings.of(vectors, id=content_ids(self.candidates)), DEPTH)
+        return self._score(found, vectors)
+
+    def lexical(self) -> Measured:
+        """The same by BM25 over words, with identifiers taken apart at case changes and underscores."""
+        import bm25s
+
+        index = bm25s.BM25()
+        index.index([words(t) for t in self.candidates], show_progress=False)
+        k = min(DEPTH + 1, len(self.candidates))
+        place, score = index.retrieve(
+            [words(t) for t in self.queries], k=k, show_progress=False, n_threads=1, sorted=True
+        )
+        itself = content_ids(self.queries)[:, None] == content_ids(self.candidates)[torch.from_numpy(place.astype(np.int64))]
+        nothing = itself.numpy() | (score <= 0)
+        index_ = torch.from_numpy(np.where(nothing, -1, place.astype(np.int64)))
+        return self._score(Neighbours(index_, torch.from_numpy(np.asarray(score, dtype=np.float32))), None)
+
+    def _score(self, found: Neighbours, vectors: Tensor | None) -> Measured:
+        import ir_measures
+        from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
+
+        index = found.index.tolist()
+        qrels = [Qrel(str(q), str(c), 1) for q, known in enumerate(self.positives) for c in known]
+        run = [ScoredDoc(str(q), str(c), float(-at)) for q, row in enumerate(index) for at, c in enumerate(row) if c >= 0]
+        names = {RR @ 10: "mrr@10", R @ 1: "recall@1", R @ 10: "recall@10", nDCG @ 10: "ndcg@10"}
+        values = {name: np.zeros(len(self.queries)) for name in names.values()}
+        for result in ir_measures.iter_calc(list(names), qrels, run):
+            values[names[result.measure]][int(result.query_id)] = result.value
+        ranks, top = [], []
+        for row, known in zip(index, self.positives, strict=True):
+            seen, wanted = [c for c in row if c >= 0], set(known)
+            ranks.append(next((at for at, c in enumerate(seen, start=1) if c in wanted), DEPTH + 1))
+            top.append(seen[0] if seen else -1)
+        return Measured(values, self.unit, len(self.candidates), np.array(ranks), np.array(top), vectors)
+
+
+def words(text: str) -> list[str]:
+    """The words of a text in lower case; identifiers are taken apart.
+
+    >>> words("readCsv_file(PATH)")
+    ['read', 'csv', 'file', 'path']
+    """
+    return re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", text).lower())
+
+
+def halves(texts: Sequence[str], unit: np.ndarray, shortest: int = 8) -> Retrieval:
+    """A task for texts without any label: the first half of a text has to find its second half.
+
+    It is a stand-in for meaning, not meaning itself, and says nothing of texts with fewer than `shortest` words.
+    """
+    split = [(i, t.split()) for i, t in enumerate(texts)]
+    kept = [(i, w) for i, w in split if len(w) >= shortest]
+    first = [" ".join(w[: len(w) // 2]) for _, w in kept]
+    second = [" ".join(w[len(w) // 2 :]) for _, w in kept]
+    place = {t: n for n, t in enumerate(dict.fromkeys(second))}
+    unit = unit[[i for i, _ in kept]] if kept else unit[:0]
+    return Retrieval(first, [[place[s]] for s in second], list(place), unit, roles=("anchor", "anchor"))
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """The cosine of a pair has to rise with the value that people gave it."""
+
+    left: Sequence[str]
+    right: Sequence[str]
+    value: np.ndarray
+    unit: np.ndarray
+    metric: str = "spearman"
+
+    def texts(self) -> int:
+        """Both sides."""
+        return len(self.left) + len(self.right)
+
+    def measure(self, embed: Embed) -> Measured:
+        """Cosine beside value, row by row; the metric is their rank correlation. Both sides are read in one role."""
+        cosine = (embed(self.left, "anchor") * embed(self.right, "anchor")).sum(1)
+        return Measured({"spearman": np.stack([cosine.numpy(), self.value], axis=1)}, self.unit, len(self.left))
+
+
+@dataclass(frozen=True)
+class Classification:
+    """The nearest labelled texts have to vote for the right class."""
+
+    known: Sequence[str]
+    known_label: np.ndarray
+    asked: Sequence[str]
+    asked_label: np.ndarray
+    unit: np.ndarray
+    votes: int = 5
+    metric: str = "accuracy"
+
+    def texts(self) -> int:
+        """Labelled texts and questions."""
+        return len(self.known) + len(self.asked)
+
+    def measure(self, embed: Embed) -> Measured:
+        """1 for each text that the 5 nearest training texts classify right, by cosine, else 0."""
+        from sklearn.neighbors import KNeighborsClassifier
+
+        vectors = embed(self.known, "anchor")
+        model = KNeighborsClassifier(min(self.votes, len(self.known)), metric="cosine", weights="distance")
+        model.fit(vectors.numpy(), self.known_label)
+        right = model.predict(embed(self.asked, "anchor").numpy()) == self.asked_label
+        return Measured({"accuracy": right.astype(float)}, self.unit, len(self.known), vectors=vectors)

@@ -1,0 +1,112 @@
+"""Before against after: paired differences with intervals, and one verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from counterpoint.evaluation.intervals import Interval, of_mean, of_statistic
+from counterpoint.evaluation.tasks import Measured
+
+BETTER, SAME, WORSE = "better", "no difference shown", "worse, keep what you had"
+FEW_UNITS = 10  # below it a bootstrap interval is known to be too narrow
+NAMES = {"mrr@10": "MRR@10", "recall@1": "recall@1", "recall@10": "recall@10", "ndcg@10": "nDCG@10"} | {
+    "spearman": "Spearman correlation",
+    "accuracy": "accuracy of the 5 nearest",
+}
+
+
+def correlation(pairs: np.ndarray) -> float:
+    """Spearman's rank correlation of two columns; 0 where one of them is constant.
+
+    >>> correlation(np.array([[1, 10], [2, 20], [3, 30]]))
+    1.0
+    """
+    if len(pairs) < 2 or (np.ptp(pairs, axis=0) == 0).any():
+        return 0.0
+    return round(float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic), 12)
+
+
+def value_of(values: np.ndarray) -> float:
+    """The metric of a set of rows: the mean, or the rank correlation of two columns."""
+    return float(values.mean()) if values.ndim == 1 else correlation(values)
+
+
+def summarise(measured: Measured, *, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Each metric with its interval."""
+    return {name: _interval(values, measured.unit, seed).as_dict() for name, values in measured.values.items()}
+
+
+def difference(before: Measured, after: Measured, *, seed: int = 0) -> dict[str, Interval]:
+    """after - before, paired: the same resamples of the same rows for both."""
+    found = {}
+    for name, old in before.values.items():
+        new = after.values[name]
+        if old.ndim == 1:
+            found[name] = of_mean(new - old, before.unit, seed=seed)
+        else:
+            found[name] = of_statistic(
+                lambda at, old=old, new=new: correlation(new[at]) - correlation(old[at]), before.unit, seed=seed
+            )
+    return found
+
+
+def _interval(values: np.ndarray, unit: np.ndarray, seed: int) -> Interval:
+    if values.ndim == 1:
+        return of_mean(values, unit, seed=seed)
+    return of_statistic(lambda at: correlation(values[at]), unit, seed=seed)
+
+
+def decide(change: Interval) -> str:
+    """Better or worse only when the interval of the difference excludes 0."""
+    if change.low > 0:
+        return BETTER
+    return WORSE if change.high < 0 else SAME
+
+
+def judge(
+    before: Measured, after: Measured, *, metric: str, unit: str, lexical: Measured | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """Everything that a run says of its result, ready for metrics.json.
+
+    Args:
+        before: answers of the model you had.
+        after: answers of the trained one, to the same questions.
+        metric: the one that decides.
+        unit: what was resampled, in words.
+        lexical: answers of BM25.
+        seed: decides the resamples.
+    """
+    changes = difference(before, after, seed=seed)
+    change, units = changes[metric], len(np.unique(before.unit))
+    verdict = decide(change)
+    old, new = value_of(before.values[metric]), value_of(after.values[metric])
+    sentence = (
+        f"{NAMES.get(metric, metric)} {_moved(change.value)} from {old:.3f} to {new:.3f}: {change.value:+.3f} "
+        f"(95 % interval {change.low:+.3f} to {change.high:+.3f}, {units} {unit} resampled)"
+    )
+    if units < FEW_UNITS:
+        sentence += f"; {units} {unit} are few, so the interval is narrower than it should be"
+    if verdict == WORSE:
+        sentence += "; keep the model you had"
+    result = {
+        "schema": 1,
+        "metric": metric,
+        "verdict": verdict,
+        "sentence": sentence,
+        "queries": len(before.unit),
+        "candidates": before.candidates,
+        "resampled": f"{units} {unit}",
+        "before": summarise(before, seed=seed),
+        "after": summarise(after, seed=seed),
+        "difference": {name: interval.as_dict() for name, interval in changes.items()},
+    }
+    return result | ({"bm25": summarise(lexical, seed=seed)} if lexical else {})
+
+
+def _moved(change: float) -> str:
+    if round(change, 3) == 0:
+        return "stayed"
+    return "rose" if change > 0 else "fell"

@@ -1,0 +1,182 @@
+"""The plan: everything that a run will do, decided and shown before it trains."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from counterpoint.encoders.text import TextEncoder, embed, missing_prompts
+from counterpoint.errors import Refusal
+from counterpoint.training.machine import memory_bytes, memory_free, pick_precision
+from counterpoint.verbs.console import Screen
+from counterpoint.verbs.prepare import Prepared
+from counterpoint.verbs.settings import Run
+
+SAMPLE = 1_000  # texts whose tokens are counted
+COVERED = 0.95  # share of texts that the automatic length does not cut
+TRIAL = 16  # texts that are timed
+BACKWARD = 3.0  # a training step costs about three forward passes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will happen, in numbers; `warnings` are lines to read first."""
+
+    recipe: str
+    why: str
+    arguments: dict[str, Any]
+    metric: str
+    model: str
+    device: str
+    precision: str
+    steps: int
+    minutes: float | None
+    epochs: float
+    batch: int
+    negatives: int
+    lr: float
+    lengths: dict[str, dict[str, float]]
+    token_counts: dict[str, list[int]]
+    expected_minutes: float
+    expected_memory: int
+    warnings: tuple[str, ...]
+
+
+def measure_lengths(encoder: TextEncoder, prepared: Prepared, run: Run) -> tuple[dict, dict[str, list[int]]]:
+    """For each role how many tokens its texts keep and what share of them is cut."""
+    frame = prepared.split.part("train")
+    generator = np.random.default_rng(run.seed)
+    lengths, counts = {}, {}
+    for role in ("anchor", "positive"):
+        if role not in frame.columns:
+            continue
+        texts = frame[role].explode().drop_nulls() if role != "anchor" else frame[role]
+        picked = np.sort(generator.choice(len(texts), min(SAMPLE, len(texts)), replace=False))
+        counts[role] = encoder.count_tokens([texts[int(i)] for i in picked], role)
+        fits = 16 * math.ceil(float(np.quantile(counts[role], COVERED)) / 16)
+        tokens = min(run.lengths.get(role, fits), encoder.longest)
+        lengths[role] = {"tokens": tokens, "cut": round(float(np.mean(np.array(counts[role]) > tokens)), 4)}
+    return lengths, counts
+
+
+def seconds_per_token(encoder: TextEncoder, texts: Sequence[str], role: str, tokens: int, precision: str) -> float:
+    """Forward time a token, measured on a few texts after a first pass that does not count."""
+    texts = list(texts[:TRIAL])
+    embed(encoder, texts, role, precision=precision)
+    started = time.perf_counter()
+    embed(encoder, texts, role, precision=precision)
+    counted = sum(min(c, tokens) for c in encoder.count_tokens(texts, role))
+    return (time.perf_counter() - started) / max(counted, 1)
+
+
+def make_plan(
+    run: Run, prepared: Prepared, encoder: TextEncoder, *, recipe: str, why: str, metric: str, arguments: dict, evaluated: int
+) -> Plan:
+    """Decide everything that was left open.
+
+    Args:
+        run: the settings.
+        prepared: the data.
+        encoder: the loaded model; its lengths are set here.
+        recipe: its name.
+        why: why this one.
+        metric: the one that decides.
+        arguments: of the recipe.
+        evaluated: how many texts are encoded for all evaluations together.
+
+    Raises:
+        Refusal: a batch that does not fit the memory, with the one that would.
+    """
+    rows = prepared.split.sizes["train"]
+    batch, warnings = min(run.batch, rows), []
+    if batch < run.batch:
+        warnings.append(f"batch {run.batch} is more than the {rows} training rows; {batch} is used")
+    device = str(encoder.device)
+    precision = pick_precision(run.precision, device)
+    lengths, counts = measure_lengths(encoder, prepared, run)
+    encoder.lengths = {role: int(entry["tokens"]) for role, entry in lengths.items()}
+    steps, epochs = _steps(run, rows, batch)
+    sides = 2 if "positive" not in lengths or recipe.startswith(("simcse", "supcon")) and recipe != "simcse_supervised" else 1
+    extra = int(arguments.get("negatives", 1)) if recipe in ("pairs_with_negatives", "simcse_supervised") else 0
+    mean = {role: float(np.minimum(c, lengths[role]["tokens"]).mean()) for role, c in counts.items()}
+    if sides == 2:
+        tokens_a_row, padded = 2 * mean["anchor"], 2 * lengths["anchor"]["tokens"]
+    else:
+        tokens_a_row = mean["anchor"] + (1 + extra) * mean["positive"]
+        padded = lengths["anchor"]["tokens"] + (1 + extra) * lengths["positive"]["tokens"]
+    memory = memory_bytes(encoder, int(batch * padded), precision)
+    _refuse_too_large(encoder, batch, padded, precision, memory_free(device))
+    frame = prepared.split.part("train")
+    role = "positive" if "positive" in lengths else "anchor"
+    texts = [t if isinstance(t, str) else t[0] for t in frame[role].head(TRIAL).to_list()]
+    pace = seconds_per_token(encoder, texts, role, int(lengths[role]["tokens"]), precision)
+    training = BACKWARD * pace * tokens_a_row * batch * steps if run.minutes is None else 60 * run.minutes
+    total = training + pace * evaluated * float(np.mean(list(mean.values())))
+    if (typed := missing_prompts(encoder, run.model)) is not None:
+        warnings.append(f"models of this family lose quality without prompts: add {typed}")
+    for name, entry in lengths.items():
+        if entry["cut"] > 1 - COVERED:
+            warnings.append(f"{entry['cut']:.0%} of the {name} texts are cut at {entry['tokens']} tokens")
+    return Plan(
+        recipe, why, arguments, metric, run.model, device, precision, steps, run.minutes, epochs, batch,
+        batch - 1 + extra * batch, run.lr, lengths, counts, total / 60, memory, tuple(warnings),
+    )  # fmt: skip
+
+
+def _steps(run: Run, rows: int, batch: int) -> tuple[int, float]:
+    """Updates and passes over the data; with only a time budget the steps have no bound of their own."""
+    a_pass = max(1, rows // batch)
+    if run.steps is None and run.epochs is None:
+        steps = a_pass if run.minutes is None else 10**9
+    else:
+        steps = run.steps if run.steps is not None else max(1, round(run.epochs * a_pass))  # type: ignore[operator]
+    return steps, steps / a_pass
+
+
+def _refuse_too_large(encoder: TextEncoder, batch: int, padded: float, precision: str, free: int) -> None:
+    if memory_bytes(encoder, int(batch * padded), precision) <= free:
+        return
+    per_row = memory_bytes(encoder, int(padded), precision) - memory_bytes(encoder, 0, precision)
+    fits = (free - memory_bytes(encoder, 0, precision)) // max(1, per_row)
+    remedy = f"--batch {fits} would fit" if fits >= 2 else "a smaller model or shorter --length is needed"
+    raise Refusal(
+        f"memory for a batch of {batch}: about {memory_bytes(encoder, int(batch * padded), precision) / 1e9:.1f} GB",
+        f"{free / 1e9:.1f} GB free",
+        where="--batch",
+        remedy=remedy,
+    )
+
+
+def show_plan(plan: Plan, prepared: Prepared, queries: int, candidates: int, out: str, screen: Screen) -> None:
+    """The plan as a table; warnings after it."""
+    table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2))
+    sizes = prepared.split.sizes
+    lengths = "; ".join(f"{r} {e['tokens']} tokens ({e['cut']:.0%} of texts cut)" for r, e in plan.lengths.items())
+    steps = f"{plan.steps} steps, {plan.epochs:.2g} passes over the data" if plan.steps < 10**9 else ""
+    budget = f"{plan.minutes:g} minutes" if plan.minutes else ""
+    rows = {
+        "training method": f"{plan.recipe} ({plan.why})",
+        "its arguments": ", ".join(f"{k}={v}" for k, v in plan.arguments.items()) or "none",
+        "measured by": f"{plan.metric} on {queries:,} held-out queries, {candidates:,} candidates",
+        "split": f"train {sizes['train']:,}, dev {sizes['dev']:,}, test {sizes['test']:,} rows by {prepared.split.how}",
+        "model": plan.model,
+        "device": f"{plan.device}, {plan.precision} products",
+        "training": ", ".join(x for x in (steps, budget) if x) + f"; learning rate {plan.lr:g}",
+        "batch": f"{plan.batch} rows; up to {plan.negatives} negatives per anchor",
+        "lengths": lengths,
+        "expected": f"{plan.expected_minutes:.1f} minutes, {plan.expected_memory / 1e9:.1f} GB of memory",
+        "run folder": out,
+    }
+    for name, value in rows.items():
+        table.add_row(name, value.replace("[", r"\["))
+    screen.console.print(table)
+    for line in plan.warnings:
+        screen.say(f" warning  {line}", style="yellow")
+
+

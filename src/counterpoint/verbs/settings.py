@@ -1,0 +1,79 @@
+"""The settings of a run: plain values, the one home of every default, checked before anything is read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from counterpoint.bundled import MINILM
+from counterpoint.errors import Refusal
+
+PRECISIONS = ("auto", "fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How to train; together with the data and the seed, enough to repeat it.
+
+    Args:
+        recipe: the training method, "auto", or path/to/file.py:function for one of your own.
+        model: a sentence-transformers folder, a transformers backbone, a run of ours, or a name on the hub.
+        out: the run folder; None: runs/<data>-<recipe>-<n>.
+        steps: updates at most. epochs: passes over the training rows. minutes: wall-clock budget of training. With
+            none of the three, one epoch.
+        batch: rows an update; each of the others in it serves as a negative.
+        lr: peak learning rate.
+        seed: decides the split, the order, dropout, and the resamples of the intervals.
+        settings: arguments of the recipe, such as temperature.
+        prompts: role -> text put before every text of that role. lengths: role -> tokens.
+        precision: of the encoder's matrix products; "auto" measures whether bf16 pays on this machine.
+        device: "auto", "cuda", "mps" or "cpu".
+        corpus: a file whose texts retrieval ranks against; None: all distinct positives of the data.
+        roles: role -> column. delimiter: of csv and tsv. match: the label value that says "these two belong together".
+        allow: codes of `check` to go on in spite of.
+        trust_remote_code: run code that the model's folder carries.
+        evaluations: how often dev is measured while training.
+    """
+
+    recipe: str = "auto"
+    model: str = MINILM
+    out: str | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    minutes: float | None = None
+    batch: int = 64
+    lr: float = 5e-5
+    seed: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+    lengths: Mapping[str, int] = field(default_factory=dict)
+    precision: str = "auto"
+    device: str = "auto"
+    corpus: str | None = None
+    roles: Mapping[str, str] = field(default_factory=dict)
+    delimiter: str | None = None
+    match: str | None = None
+    allow: tuple[str, ...] = ()
+    trust_remote_code: bool = False
+    evaluations: int = 4
+
+    def __post_init__(self) -> None:
+        for name in ("lr", "steps", "epochs", "minutes", "batch"):
+            value = getattr(self, name)
+            if value is not None and not (math.isfinite(value) and value > 0):
+                raise Refusal("a number above 0", value, where=f"--{name}")
+        if self.lr > 1:
+            raise Refusal("a learning rate of at most 1", self.lr, where="--lr", remedy="5e-5 is the default")
+        if self.batch < 2:
+            raise Refusal(
+                "a batch of at least 2", self.batch, where="--batch", remedy="the negatives of a row are the others of its batch"
+            )
+        if self.precision not in PRECISIONS:
+            raise Refusal("a precision: " + ", ".join(PRECISIONS), f"'{self.precision}'", where="--precision")
+        for role, length in self.lengths.items():
+            if length < 4:
+                raise Refusal("at least 4 tokens", length, where=f"--length {role}")
+        if not 0 <= self.seed < 2**63:
+            raise Refusal("a seed of at least 0", self.seed, where="--seed")

@@ -1,0 +1,88 @@
+"""Which questions a split can ask: one task for the test rows and one for dev."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from counterpoint.data.roles import assign
+from counterpoint.data.sources import read
+from counterpoint.errors import Refusal
+from counterpoint.evaluation.tasks import Classification, Retrieval, Similarity, Task, halves
+from counterpoint.verbs.prepare import Prepared
+from counterpoint.verbs.recipes import Choice
+
+KNOWN = 5_000  # labelled training texts that a class is read from; more would cost time and change little
+
+
+def corpus_texts(path: str) -> list[str]:
+    """The distinct texts of a corpus file: its document column, else its only text column.
+
+    Raises:
+        Refusal: a file without a text column that can be told.
+    """
+    frame = read(path)
+    columns = [c for c in frame.columns if c.lower() in ("text", "doc", "document", "passage", "positive", "answer", "code")]
+    columns = columns or ([frame.columns[0]] if frame.width == 1 else [])
+    if len(columns) != 1:
+        raise Refusal(
+            "one text column in the corpus (text, doc, document, passage, answer or code)",
+            f"columns {', '.join(frame.columns)}",
+            where=f"--corpus {Path(path).name}",
+        )
+    samples = assign(frame.select(columns), {"anchor": columns[0]}, source=Path(path).name)
+    return [t for t in samples.frame["anchor"].unique(maintain_order=True) if t]
+
+
+def tasks(
+    prepared: Prepared, choice: Choice, corpus: Sequence[str] | None, *, seed: int
+) -> tuple[Task, Task | None]:
+    """The test task and the dev task; dev is None where its rows are too few to tell a step from another.
+
+    Args:
+        prepared: the split data.
+        choice: which roles there are and which metric they allow.
+        corpus: texts that the test ranks against; None: all distinct positives. Dev ranks against its own positives.
+        seed: decides which training texts a class is read from.
+    """
+    parts = {name: prepared.split.part(name) for name in ("train", "dev", "test")}
+    if corpus is not None and choice.metric != "mrr@10":
+        raise Refusal("pairs to rank for --corpus", f"roles {', '.join(prepared.samples.columns)}")
+    if choice.metric == "spearman":
+        return _similarity(parts["test"]), _similarity(parts["dev"])
+    if choice.metric == "accuracy":
+        return _classification(parts["train"], parts["test"], seed), _classification(parts["train"], parts["dev"], seed, most=1000)
+    if "positive" not in choice.roles:
+        found = [halves(parts[p]["anchor"].to_list(), parts[p]["unit"].to_numpy()) for p in ("test", "dev")]
+        if len(found[0].queries) < 2:
+            raise Refusal("texts of 8 words or more, or labelled pairs, to measure with", "shorter texts without labels")
+        return found[0], found[1] if len(found[1].queries) > 1 else None
+    everything = corpus if corpus is not None else _distinct(prepared.split.frame)
+    return _retrieval(parts["test"], everything), _retrieval(parts["dev"], _distinct(parts["dev"]))
+
+
+def _distinct(frame: pl.DataFrame) -> list[str]:
+    return frame["positive"].explode().unique(maintain_order=True).to_list()
+
+
+def _retrieval(frame: pl.DataFrame, candidates: list[str]) -> Retrieval:
+    known = frame.group_by("anchor", maintain_order=True).agg(pl.col("positive").explode().unique(maintain_order=True), pl.col("unit").first())
+    missing = known["positive"].explode().unique(maintain_order=True)
+    place = {text: i for i, text in enumerate(dict.fromkeys([*candidates, *missing]))}
+    positives = [[place[t] for t in texts] for texts in known["positive"].to_list()]
+    return Retrieval(known["anchor"].to_list(), positives, list(place), known["unit"].to_numpy())
+
+
+def _similarity(frame: pl.DataFrame) -> Similarity:
+    right = [texts[0] for texts in frame["positive"].to_list()]
+    return Similarity(frame["anchor"].to_list(), right, frame["value"].to_numpy(), frame["unit"].to_numpy())
+
+
+def _classification(train: pl.DataFrame, asked: pl.DataFrame, seed: int, most: int = KNOWN) -> Classification:
+    if len(train) > most:
+        train = train[np.sort(np.random.default_rng(seed).choice(len(train), most, replace=False))]
+    sides = [(f["anchor"].to_list(), f["label"].to_numpy()) for f in (train, asked)]
+    return Classification(*sides[0], *sides[1], asked["unit"].to_numpy())

@@ -1,0 +1,74 @@
+"""Pair rules: the listed and the labelled, and the contract that both forms of a rule agree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from counterpoint.pairs.labels import labelled
+from counterpoint.pairs.listed import listed
+from counterpoint.types import Embeddings, PairRule, Relation, same_sample
+
+RELATION = Relation.of([1, 1, 2, 4, 4], [5, 6, 6, 1, 4], [1.0, 2.0, 1.0, 0.0, 1.0])
+RULES = {
+    "same sample": same_sample,
+    "listed": listed(RELATION, negative_weight=3.0),
+    "labelled": labelled("label"),
+}
+
+
+def rows(ids: list[int], labels: list[int], view: int) -> Embeddings:
+    return Embeddings.of(torch.zeros(len(ids), 2), id=torch.tensor(ids), view=view, facts={"label": torch.tensor(labels)})
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_both_forms_agree_on_any_two_tiles(rule: PairRule, data: st.DataObject) -> None:
+    sets = []
+    for view in (0, data.draw(st.integers(0, 1))):
+        ids = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=6))
+        labels = data.draw(st.lists(st.integers(-1, 2), min_size=len(ids), max_size=len(ids)))
+        sets.append(rows(ids, labels, view))
+    a, c = sets
+    whole, edges = rule(a, c), rule.edges(a, c)
+    at = list(zip(edges.row.tolist(), edges.col.tolist(), strict=True))
+    assert len(set(at)) == len(at), "a pair is listed twice"
+    assert ((whole.attract > 0) & (whole.repel > 0)).sum() == 0
+    for i in range(len(a)):
+        for j in range(len(c)):
+            one = rule(a.rows(slice(i, i + 1)), c.rows(slice(j, j + 1)))
+            assert (one.attract.item(), one.repel.item()) == (whole.attract[i, j].item(), whole.repel[i, j].item())
+            expected = rule.elsewhere
+            if (i, j) in at:
+                expected = (edges.attract[at.index((i, j))].item(), edges.repel[at.index((i, j))].item())
+            assert (whole.attract[i, j].item(), whole.repel[i, j].item()) == expected
+
+
+def test_listed_knows_positives_judged_negatives_and_equal_texts() -> None:
+    a, c = rows([1, 2, 4], [0] * 3, 0), rows([5, 6, 1, 4, 9], [0] * 5, 0)
+    pairs = listed(RELATION, negative_weight=3.0)(a, c)
+    assert pairs.attract.tolist() == [[1, 2, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 0, 0, 0]]
+    assert pairs.repel.tolist() == [[0, 0, 0, 1, 1], [1, 0, 1, 1, 1], [1, 1, 3, 0, 1]]
+
+
+def test_listed_takes_no_transitive_closure() -> None:
+    chain = Relation.of([1, 2, 2], [10, 10, 20])  # 1 - 10 - 2 - 20
+    a, c = rows([1, 2], [0, 0], 0), rows([10, 20], [0, 0], 0)
+    assert listed(chain)(a, c).attract.tolist() == [[1, 0], [1, 1]]
+    assert listed(chain)(a, c).repel.tolist() == [[0, 1], [0, 0]]
+
+
+def test_labelled_ignores_oneself_and_never_repels_an_equal_id() -> None:
+    a = rows([1, 2, 3, 1], [0, 0, 1, 1], 0)
+    pairs = labelled()(a, a)
+    assert pairs.attract.tolist() == [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
+    assert pairs.repel.tolist() == [[0, 0, 1, 0], [0, 0, 1, 1], [1, 1, 0, 0], [0, 1, 0, 0]]
+
+
+def test_unlabelled_rows_attract_nothing() -> None:
+    a = rows([1, 2], [-1, -1], 0)
+    assert labelled()(a, a).attract.sum() == 0
+    assert labelled()(a, a).repel.tolist() == [[0, 1], [1, 0]]
