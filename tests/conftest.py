@@ -8,11 +8,14 @@ import warnings
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches a network
+os.environ["OMP_NUM_THREADS"] = "1"  # the models are tiny: threads would only wait for each other
 os.environ.setdefault("COLUMNS", "200")
 
 from jaxtyping import install_import_hook
 
-install_import_hook("counterpoint", "beartype.beartype")
+import tests.shapes  # noqa: F401 - the hook looks it up by name
+
+install_import_hook("counterpoint", "tests.shapes.checked")
 
 import pytest  # noqa: E402
 

@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+
 def _column(role: str, words: str) -> Any:  # noqa: ANN401 - what typer calls an annotation
     return typer.Option(f"--{role}", metavar="COLUMN", help=words)
 
@@ -56,8 +57,15 @@ def fit(
     batch: Annotated[int, typer.Option(help="Rows an update; the others in it are the negatives.")] = Run.batch,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = Run.lr,
     seed: Annotated[int, typer.Option(help="Of split, order, dropout and intervals.")] = Run.seed,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Argument of the recipe.")] = None,
-    prompt: Annotated[list[str] | None, typer.Option(metavar="ROLE=TEXT", help="Put before texts, anchor='query: '.")] = None,
+    dropout: Annotated[
+        float | None, typer.Option(help="Rate while training [default: the model's own].")
+    ] = Run.dropout,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Argument of the recipe.")
+    ] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Option(metavar="ROLE=TEXT", help="Put before texts, anchor='query: '.")
+    ] = None,
     length: Annotated[list[str] | None, typer.Option(metavar="ROLE=TOKENS", help="Where texts are cut.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = Run.precision,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = Run.device,
@@ -76,7 +84,9 @@ def fit(
     delimiter: Delimiter = None,
     allow: Allow = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
-    require_better: Annotated[bool, typer.Option("--require-better", help="Exit 3 unless the verdict is better.")] = False,
+    require_better: Annotated[
+        bool, typer.Option("--require-better", help="Exit 3 unless the verdict is better.")
+    ] = False,
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
 ) -> None:
     """Train on a data file, measure before and after, and write a run folder with a report.
@@ -145,7 +155,9 @@ def check(
 def demo(
     out: Annotated[str | None, typer.Option(help="Run folder [default: runs/demo-<n>].")] = None,
     seconds: Annotated[float, typer.Option(help="Time budget of training.")] = 120,
-    steps: Annotated[int | None, typer.Option(help="Updates, instead of a time budget: the same result each time.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Updates, instead of a time budget: the same result each time.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the split, the order and the intervals.")] = 0,
 ) -> None:
     """The main job on real data, offline: teach a model to find Python functions by what they do.
@@ -245,12 +257,10 @@ def main() -> None:
 
     with ended_by_signals():
         try:
-            app(standalone_mode=False)
+            sys.exit(app(standalone_mode=False) or 0)
         except Refusal as refusal:
             print(f"counterpoint: {refusal}", file=sys.stderr)
             sys.exit(refusal.exit_code)
-        except typer.Exit as ended:
-            sys.exit(ended.exit_code)
         except Exception as error:
             sys.exit(_exit_of(error))
 

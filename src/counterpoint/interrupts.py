@@ -48,7 +48,11 @@ def _end(name: str) -> None:
     scratch = list(folder.unfinished) if folder is not None else []
     for path in scratch:
         shutil.rmtree(path, ignore_errors=True)
-    kept = "the unfinished run was removed; finished runs and the model you had are as they were" if scratch else "nothing was written"
+    kept = (
+        "the unfinished run was removed; finished runs and the model you had are as they were"
+        if scratch
+        else "nothing was written"
+    )
     sys.stderr.write(f"\ncounterpoint: stopped by {name}: {kept}\n")
     sys.stderr.flush()
     os._exit(INTERRUPTED)

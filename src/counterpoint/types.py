@@ -157,7 +157,10 @@ class Relation:
 
     @classmethod
     def of(
-        cls, anchor_id: Sequence[int] | Tensor, candidate_id: Sequence[int] | Tensor, grade: Sequence[float] | None = None
+        cls,
+        anchor_id: Sequence[int] | Tensor,
+        candidate_id: Sequence[int] | Tensor,
+        grade: Sequence[float] | None = None,
     ) -> Relation:
         """A relation sorted by anchor, one edge for each pair."""
         a, c = torch.as_tensor(anchor_id, dtype=torch.int64), torch.as_tensor(candidate_id, dtype=torch.int64)

@@ -52,6 +52,11 @@ TRICKY = {
         "Halve the number in place.",
         "def semicolon(a):\n    a /= 2\n    return a",
     ),
+    "tight": (
+        'def tight(a):\n    """Keep the comment after it."""# tight\n    a -= 1\n    return a\n',
+        "Keep the comment after it.",
+        "def tight(a):\n    # tight\n    a -= 1\n    return a",
+    ),
     "joined": (
         'def joined(a):\n    (\n        "Join two "\n        "strings here."\n    )\n    a += 1\n    return a\n',
         "Join two strings here.",
@@ -111,6 +116,7 @@ REFUSED = {
     "endless": f'def endless():\n    """{"word " * 61}"""\n' + BODY,
     "field": 'def field():\n    """:param a: the only thing said"""\n' + BODY,
     "example": 'def example():\n    """>>> example() is not None\n    True"""\n' + BODY,
+    "inline": 'def inline():\n    """Call it like >>> inline() is None."""\n' + BODY,
     "called": 'def called(a, b, c):\n    """called(a, b, c) -> int"""\n' + BODY,
     "surrogate": 'def surrogate():\n    """Not a character: \\ud800 here."""\n' + BODY,
     "second": 'def second():\n    """The first of two."""\n    """The second of two."""\n' + BODY,
@@ -132,13 +138,13 @@ def function(name: str, docstring: str) -> str:
     return f'def {name}():\n    """{docstring}"""\n    x = {docstring.split()!r}\n    return x\n'
 
 
-def packages(root: Path, sizes: dict[str, int]) -> Path:
+def packages(root: Path, sizes: dict[str, int], *, per_file: int = 10) -> Path:
     files = {
-        f"{package}/m{i // 10}.py": "".join(
-            function(f"f{j}", f"Do thing {j} of {package}.") for j in range(i, min(i + 10, size))
+        f"{package}/m{i // per_file}.py": "".join(
+            function(f"f{j}", f"Do thing {j} of {package}.") for j in range(i, min(i + per_file, size))
         )
         for package, size in sizes.items()
-        for i in range(0, size, 10)
+        for i in range(0, size, per_file)
     }
     return write(root, files)
 
@@ -243,21 +249,41 @@ def test_the_seed_and_the_tree_decide_everything(tmp_path: Path) -> None:
     assert split.equals(split_by_package(first, test=4, dev=2, seed=1))
 
 
+def test_the_seed_chooses_files_and_functions(tmp_path: Path) -> None:
+    root = packages(tmp_path, {"a": 100})
+    files = {tuple(mine_functions([root], most=30, seed=seed)["path"].unique().sort()) for seed in range(5)}
+    assert len(files) > 1
+    root = packages(tmp_path / "one", {"b": 10})
+    functions = {tuple(mine_functions([root], per_package=3, seed=seed)["name"]) for seed in range(5)}
+    assert len(functions) > 1
+
+
 def test_a_large_package_leaves_room_for_small_ones(tmp_path: Path) -> None:
     root = packages(tmp_path, {"large": 300, "middle": 30, "small": 5})
-    counts = dict(mine_functions([root], most=60)["package"].value_counts().iter_rows())
-    assert counts["small"] == 5
-    assert sum(counts.values()) == 60
-    assert counts["middle"] >= 20
+    for seed in range(5):
+        counts = dict(mine_functions([root], most=60, seed=seed)["package"].value_counts().iter_rows())
+        assert counts["small"] == 5
+        assert sum(counts.values()) == 60
+        assert counts["middle"] >= 20
+        assert counts["large"] >= 20
     capped = dict(mine_functions([root], per_package=7)["package"].value_counts().iter_rows())
     assert capped == {"large": 7, "middle": 7, "small": 5}
 
 
+def test_a_turn_goes_to_the_package_of_which_the_least_was_read(tmp_path: Path) -> None:
+    packages(tmp_path, {"many": 300})
+    packages(tmp_path, {"few": 90}, per_file=30)
+    for seed in range(5):
+        counts = dict(mine_functions([tmp_path], most=100, seed=seed)["package"].value_counts().iter_rows())
+        assert counts["few"] >= 50
+
+
 def test_progress_rises_to_one(tmp_path: Path) -> None:
     shares: list[float] = []
-    mine_functions([packages(tmp_path, {"a": 40, "b": 20})], tick=shares.append)
+    root = packages(tmp_path, {"a": 40, "b": 20})
+    mine_functions([root, root / "a" / ".."], tick=shares.append)
     assert shares == sorted(shares)
-    assert len(shares) == 7
+    assert len(shares) == 6 + 1  # once a file, though the folder is named twice, and at the end
     assert min(shares) > 0
     assert shares[-1] == 1.0
 
@@ -326,6 +352,7 @@ def test_the_seed_chooses_packages_and_rows() -> None:
 def test_few_packages_still_leave_rows_to_train_on() -> None:
     found = parts(split_by_package(made({"a": 100, "b": 100, "c": 100}), test=1000, dev=300))
     assert {part: len(rows) for part, rows in found.items()} == {"train": 1, "dev": 1, "test": 1}
+    assert parts(split_by_package(made({"a": 1, "b": 1, "c": 100})))["train"] == {"c": 100}
     found = parts(split_by_package(made(dict.fromkeys("abcdefghij", 1000)), test=1000, dev=300))
     assert len(found["train"]) == 6
     assert sum(found["test"].values()) == 1000

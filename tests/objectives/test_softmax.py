@@ -14,11 +14,17 @@ from counterpoint.pairs.listed import listed
 from counterpoint.types import Embeddings, Pairs, Relation, same_sample
 
 SUPCON = "Khosla et al.: Supervised Contrastive Learning, arXiv:2004.11362, 2020 (L_out)"
-INFONCE = "van den Oord, Li, Vinyals: Representation Learning with Contrastive Predictive Coding, arXiv:1807.03748, 2018"
+HENDERSON = "Henderson et al.: Efficient Natural Language Response Suggestion for Smart Reply, arXiv:1705.00652, 2017"
+DPR = "Karpukhin et al.: Dense Passage Retrieval for Open-Domain Question Answering, arXiv:2004.04906, 2020"
+INFONCE = (
+    "van den Oord, Li, Vinyals: Representation Learning with Contrastive Predictive Coding, arXiv:1807.03748, 2018"
+)
 
 
 def unit(n: int, d: int = 8, seed: int = 0) -> Tensor:
-    return nn.functional.normalize(torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1)
+    return nn.functional.normalize(
+        torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64), dim=-1
+    )
 
 
 def by_loops(a: Tensor, c: Tensor, pairs: Pairs, t: float, *, compete: bool = True) -> float:
@@ -53,6 +59,7 @@ def test_a_perfect_and_cold_space_costs_nothing() -> None:
 
 
 @pytest.mark.proves(reference=INFONCE, fact="reference")
+@pytest.mark.proves(reference=HENDERSON, fact="reference")
 @pytest.mark.parametrize("directions", ["forward", "both"])
 def test_equals_cross_entropy_over_the_similarity_matrix(directions: str) -> None:
     a, c, t = unit(9), unit(9, seed=1), 0.07
@@ -70,7 +77,9 @@ def test_equals_plain_loops_for_graded_sets_of_positives(compete: bool) -> None:
     c = Embeddings.of(unit(5, seed=1), id=torch.tensor([10, 11, 12, 13, 3]))
     rule = listed(relation, negative_weight=2.5)
     expected = by_loops(a.z, c.z, rule(a, c), 0.2, compete=compete)
-    assert infonce(a, c, rule=rule, temperature=0.2, positives_compete=compete).loss.item() == pytest.approx(expected, rel=1e-9)
+    assert infonce(a, c, rule=rule, temperature=0.2, positives_compete=compete).loss.item() == pytest.approx(
+        expected, rel=1e-9
+    )
 
 
 @pytest.mark.proves(reference=SUPCON, fact="closed-form")
@@ -84,8 +93,10 @@ def test_supcon_equals_plain_loops_over_classes_and_views() -> None:
 
 
 @pytest.mark.proves(row=80, fact="closed-form")
-def test_own_hard_negative_has_the_weight_of_supervised_simcse() -> None:
-    a, p, h, t, alpha = unit(4), unit(4, seed=1), unit(4, seed=2), 0.3, 2.0
+@pytest.mark.proves(reference=DPR, fact="closed-form")
+@pytest.mark.parametrize("alpha", [1.0, 2.0])  # 1: every hard negative of the batch is a plain candidate, as in DPR
+def test_own_hard_negative_has_the_weight_of_supervised_simcse(alpha: float) -> None:
+    a, p, h, t = unit(4), unit(4, seed=1), unit(4, seed=2), 0.3
     sp, sh = (a @ p.T / t).exp(), (a @ h.T / t).exp()
     weight = torch.where(torch.eye(4) > 0, alpha, 1.0)
     expected = -(torch.diagonal(sp) / (sp.sum(1) + (weight * sh).sum(1))).log().mean()

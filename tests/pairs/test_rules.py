@@ -20,7 +20,9 @@ RULES = {
 
 
 def rows(ids: list[int], labels: list[int], view: int) -> Embeddings:
-    return Embeddings.of(torch.zeros(len(ids), 2), id=torch.tensor(ids), view=view, facts={"label": torch.tensor(labels)})
+    return Embeddings.of(
+        torch.zeros(len(ids), 2), id=torch.tensor(ids), view=view, facts={"label": torch.tensor(labels)}
+    )
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))

@@ -62,7 +62,9 @@ class TextRows:
         labels = None
         if "label" in frame.columns:
             labels = torch.from_numpy(frame["label"].rank("dense").to_numpy().astype(np.int64) - 1)
-        relation = relation_of(frame.select("anchor", *(c for c in ("positive", "negative", "weight") if c in frame.columns)))
+        relation = relation_of(
+            frame.select("anchor", *(c for c in ("positive", "negative", "weight") if c in frame.columns))
+        )
         return cls(anchors, positives, negatives, labels, content_ids(anchors), relation)
 
     def __len__(self) -> int:

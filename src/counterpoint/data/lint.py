@@ -30,27 +30,29 @@ class Finding:
     rows: tuple[int, ...]
 
     def __str__(self) -> str:
-        rows = f" (rows {', '.join(map(str, self.rows))}{', ...' if self.count > len(self.rows) else ''})" if self.rows else ""
-        return f"{self.message}{rows}"
+        rows = ", ".join(map(str, self.rows)) + (", ..." if self.count > len(self.rows) else "")
+        return f"{self.message} (rows {rows})" if self.rows else self.message
 
 
 # code -> (level, what it means and what to do)
 CODES: Mapping[str, tuple[Level, str]] = MappingProxyType(
     {
         "empty-column": ("refuse", "A column with a role has no text at all. Most often the wrong column was named, or "
-            "an export wrote the header only. Name another column, or leave the role out."),
+            "an export wrote the header only. Name another column, or leave the role out with --ignore. --allow "
+            "empty-column leaves out a role that can be missed, such as the label."),
         "too-few-rows": ("refuse", f"Fewer than {FEWEST} usable rows are left. Nothing can be learned and, above all, "
             "nothing can be measured on so few. Add data."),
         "no-negatives": ("refuse", "All positives are the same text, so there is nothing to tell it apart from: the loss "
             "would be exactly 0 from the first step. Add rows with other positives."),
         "missing-label": ("refuse", "Some rows have no label (empty, NaN). --allow missing-label trains without them."),
-        "one-class": ("refuse", "All rows have one label; there is nothing to tell apart. Add rows of another class, or "
-            "train without labels (--recipe simcse)."),
+        "one-class": ("refuse", "All rows have one label, or all pairs one value; there is nothing to tell apart. Add "
+            "rows of another class, or leave the column out with --ignore."),
         "class-per-row": ("refuse", "Nearly every row has a label of its own, so no two rows are positives of each other. "
             "Most often the column is an identifier: name the label column with --label."),
         "missing-number": ("refuse", "Some cells of a weight or value column are empty or NaN. --allow missing-number "
             "trains without those rows."),
-        "negative-weight": ("refuse", "A weight says how often or how strongly a pair was seen; below 0 it means nothing."),
+        "negative-weight": ("refuse", "A weight says how often or how strongly a pair was seen; at 0 or below there was "
+            "no such pair. --allow negative-weight trains without those rows."),
         "leak": ("refuse", "The same pair stands in train and in dev or test, so the score would measure memory. Remove "
             "it from one, drop the split column, or --allow leak takes those pairs out of train."),
         "huge-text": ("refuse", f"A cell has more than {LONGEST:,} characters; most often a quote was never closed and the "
@@ -66,8 +68,8 @@ CODES: Mapping[str, tuple[Level, str]] = MappingProxyType(
             "measures new pairs of known texts; without a split column whole groups are kept apart."),
         "swapped-columns": ("warn", "The anchor column holds much longer and fewer different texts than the positive "
             "column. If the roles are swapped, the model learns to find queries for documents: check --anchor, --positive."),
-        "damaged-text": ("warn", "Texts hold the replacement character U+FFFD: they were decoded with the wrong encoding "
-            "before they came here."),
+        "damaged-text": ("warn", "Texts hold the replacement character U+FFFD or a zero byte: they were decoded with the "
+            "wrong encoding, or cut in the middle of a character, before they came here."),
     }
 )  # fmt: skip
 
@@ -128,8 +130,9 @@ def _texts(samples: Samples) -> list[Finding]:
         if len(long):
             longest = long["text"].str.len_chars().max()
             found += _finding("huge-text", f"a cell of {longest:,} characters in column '{name}'", long["row"].unique())
-        damaged = flat.filter(pl.col("text").str.contains("\ufffd"))["row"].unique(maintain_order=True)
-        found += _finding("damaged-text", f"{len(damaged)} rows of '{name}' hold a replacement character", damaged)
+        damaged = flat.filter(pl.col("text").str.contains("\ufffd|\0"))["row"].unique(maintain_order=True)
+        message = f"{len(damaged)} rows of '{name}' hold a replacement character or a zero byte"
+        found += _finding("damaged-text", message, damaged)
         if role == "negative":
             empty = flat.filter(pl.col("text") == "")["row"].unique(maintain_order=True)
             found += _finding("empty-negative", f"{len(empty)} rows with an empty negative", empty)
@@ -157,7 +160,9 @@ def _pairs(samples: Samples) -> list[Finding]:
         negatives = frame.select("row", "anchor", "negative").explode("negative")
         both = negatives.join(flat.rename({"positive": "negative"}).drop("row"), on=["anchor", "negative"], how="semi")
         rows = both["row"].unique(maintain_order=True)
-        found += _finding("negative-is-positive", f"{len(rows)} rows with a negative that is a positive elsewhere", rows)
+        found += _finding(
+            "negative-is-positive", f"{len(rows)} rows with a negative that is a positive elsewhere", rows
+        )
     return found
 
 
@@ -167,12 +172,16 @@ def _rows(samples: Samples) -> list[Finding]:
     again = samples.frame.join(first, on="row", how="anti", maintain_order="left")["row"]
     found = _finding("duplicate-rows", f"{len(again)} rows repeat an earlier one", again)
     if samples.has("weight"):
-        below = samples.frame.filter(pl.col("weight") < 0)["row"]
-        found += _finding("negative-weight", f"{len(below)} weights below 0", below)
+        below = samples.frame.filter(pl.col("weight") <= 0)["row"]
+        found += _finding("negative-weight", f"{len(below)} weights that are 0 or less", below)
     return found
 
 
 def _labels(samples: Samples) -> list[Finding]:
+    if samples.has("value"):
+        values = samples.frame["value"].drop_nulls()
+        if values.n_unique() == 1:
+            return _finding("one-class", f"all pairs have the value {values[0]}", count=len(values))
     if not samples.has("label"):
         return []
     labels = samples.frame.filter(~_empty(samples.frame["label"]))["label"]
@@ -194,7 +203,9 @@ def _splits(samples: Samples) -> list[Finding]:
     found = _finding("leak", f"{len(leaked)} rows of train stand in dev or test too", leaked)
     if samples.has("positive"):
         for role in key:
-            shared = train.join(held, on=role, how="semi").join(held, on=key, how="anti")["row"].unique(maintain_order=True)
+            shared = (
+                train.join(held, on=role, how="semi").join(held, on=key, how="anti")["row"].unique(maintain_order=True)
+            )
             message = f"{len(shared)} rows of train share their {role} with dev or test"
             found += _finding("shared-across-splits", message, shared)
     return found
@@ -227,10 +238,10 @@ def accept(findings: Iterable[Finding], allow: Collection[str] = (), *, source: 
         explain(code)
     for finding in findings:
         if finding.level == "refuse" and finding.code not in allow:
-            others = sum(f.level == "refuse" and f.code not in allow for f in findings) - 1
+            others = [f.code for f in findings if f.level == "refuse" and f.code not in (*allow, finding.code)]
             raise Refusal(
                 "data that can be trained on",
-                f"{finding}" + (f" and {others} more such findings" if others else ""),
+                f"{finding}" + (f", and {', '.join(dict.fromkeys(others))}" if others else ""),
                 where=source,
                 remedy=f"'counterpoint check --explain {finding.code}' says what to do",
             )
@@ -238,11 +249,16 @@ def accept(findings: Iterable[Finding], allow: Collection[str] = (), *, source: 
 
 def clean(samples: Samples) -> Samples:
     """The rows that are left when what every finding of level "warn" or allowed says is done."""
+    empty = [r for r in ("label", "value", "weight", "negative") if samples.has(r) and _empty(samples.frame[r]).all()]
+    left = {role: column for role, column in samples.columns.items() if role not in empty}
+    samples = Samples(samples.frame.drop(empty), left, samples.unused, samples.source)
     frame = samples.frame
     keep = ~_empty(frame["anchor"])
     for role in ("label", "value", "weight"):
-        if samples.has(role) and not _empty(frame[role]).all():
+        if samples.has(role):
             keep &= ~_empty(frame[role])
+    if samples.has("weight"):
+        keep &= frame["weight"] > 0
     frame = frame.with_columns(pl.col("anchor").str.slice(0, LONGEST)).filter(keep)
     for role in ("positive", "negative"):
         if samples.has(role):

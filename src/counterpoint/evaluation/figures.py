@@ -16,7 +16,7 @@ from typing import Any
 METRIC_NAMES = {"spearman": "Spearman correlation", "accuracy": "kNN accuracy"}
 SYSTEMS = {"before": "before", "after": "after training", "bm25": "BM25 (words only)"}
 MARKERS = {"before": "circle-open", "after": "circle", "bm25": "diamond"}
-RANKS = {"1": (1, 1), "2 to 3": (2, 3), "4 to 10": (4, 10), "11 to 100": (11, 100), "beyond 100": (101, None)}
+RANKS = {"1": (1, 1), "2-3": (2, 3), "4-10": (4, 10), "11-100": (11, 100), ">100": (101, None)}
 MOST_POINTS = 1_500  # more points than pixels are not seen, only paid for
 SMOOTHING = 20  # the smooth line looks back over this part of the run, 1/20
 BINS = 24
@@ -71,12 +71,25 @@ def number(value: object, *, sign: bool = False) -> str:
 
 
 def percent(share: float) -> str:
-    """A share as people write it.
+    """A share as people write it, with a space that no line breaks at.
 
     >>> percent(0.613)
-    '61 %'
+    '61\xa0%'
     """
-    return f"{100 * share:.0f} %"
+    return f"{100 * share:.0f}\N{NO-BREAK SPACE}%"
+
+
+def duration(seconds: object) -> str:
+    """Seconds as people say them.
+
+    >>> duration(20.14), duration(125), duration(7300)
+    ('20.1 s', '2 min 5 s', '2 h 1 min')
+    """
+    known = finite(seconds) or 0.0
+    if known < 60:
+        return f"{known:.1f} s"
+    minutes, rest = divmod(round(known), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
 def span(measured: Mapping[str, Any], *, sign: bool = False) -> str:
@@ -118,7 +131,7 @@ def _upright(x: float, dash: str) -> dict[str, Any]:
 
 
 def _titled(title: str, **axis: Any) -> dict[str, Any]:
-    return {"title": {"text": escape(title)}} | axis
+    return {"title": {"text": escape(title), "font": {"size": 13}}} | axis
 
 
 def _row_for_each(metrics: Sequence[str]) -> dict[str, Any]:
@@ -199,22 +212,29 @@ def draw_difference(metrics: Mapping[str, Any]) -> Figure | None:
     rows = [[metric_name(m), span(differences[m], sign=True), change_in_words(differences[m])] for m in order]
     label = "Differences with 95 % intervals. " + "; ".join(f"{name}: {value}, {words}" for name, value, words in rows)
     head = ["metric (95 % interval)", "after - before", "shown"]
-    return Figure("difference", "The difference, asked of the same queries", f"{label}.", head, rows, drawing)
+    return Figure("difference", "The difference, on the same questions", f"{label}.", head, rows, drawing)
 
 
-def smooth(values: Sequence[float], back: float) -> list[float | None]:
-    """The mean of what came so far, where a value counts 1/e after `back` steps; what is not finite is left out.
+def smooth(values: Sequence[float], width: float) -> list[float | None]:
+    """A mean over the steps before and after, in which a value counts 1/e at a distance of `width` steps.
 
-    >>> smooth([1.0, 1.0, float("nan"), 1.0], back=2.0)
+    What is not finite stays a gap and counts nowhere.
+
+    >>> smooth([1.0, 1.0, float("nan"), 1.0], width=2.0)
     [1.0, 1.0, None, 1.0]
     """
-    keep = exp(-1 / max(back, 1e-9))
+    known, keep = [finite(value) for value in values], exp(-1 / max(width, 1e-9))
+    forward, backward = _fading(known, keep), _fading(known[::-1], keep)[::-1]
+    return [None if k is None else (f + b) / 2 for k, f, b in zip(known, forward, backward, strict=True)]
+
+
+def _fading(values: Sequence[float | None], keep: float) -> list[float]:
+    """The mean of what came so far, in which older values count less."""
     total = weight = 0.0
-    line: list[float | None] = []
-    for value in map(finite, values):
-        if value is not None:
-            total, weight = keep * total + value, keep * weight + 1
-        line.append(None if value is None else total / weight)
+    line = []
+    for value in values:
+        total, weight = keep * total + (value or 0.0), keep * weight + (value is not None)
+        line.append(total / weight if weight else 0.0)
     return line
 
 
@@ -231,7 +251,7 @@ def draw_training(loss: Sequence[float], dev: Sequence[tuple[int, float]], *, me
 
     line, shown, name = smooth(loss, len(loss) / SMOOTHING), _some(len(loss), MOST_POINTS), metric_name(metric)
     steps, colour = [i + 1 for i in shown], "var(--after)"
-    dots, raw = {"color": colour, "size": 4, "opacity": 0.4}, [finite(loss[i]) for i in shown]
+    dots, raw = {"color": colour, "size": 4, "opacity": 0.55}, [finite(loss[i]) for i in shown]
     traces = [
         go.Scatter(x=steps, y=raw, name="loss of a step", mode="markers", marker=dots),
         go.Scatter(
@@ -242,18 +262,32 @@ def draw_training(loss: Sequence[float], dev: Sequence[tuple[int, float]], *, me
     if len(dev):
         x, y = [int(step) for step, _ in dev], [finite(value) for _, value in dev]
         marks = {"color": "var(--dev)", "size": 8, "symbol": "square"}
-        traces.append(go.Scatter(x=x, y=y, yaxis="y2", name=f"{name} on dev", mode="lines+markers", marker=marks))
+        traces.append(
+            go.Scatter(
+                x=x,
+                y=y,
+                yaxis="y2",
+                name=escape(f"{name} on dev"),
+                mode="lines+markers",
+                marker=marks,
+                cliponaxis=False,
+            )
+        )
         layout["yaxis"]["domain"], layout["xaxis"]["anchor"] = [0.54, 1], "y2"
         layout["yaxis2"] = _titled(name, domain=[0, 0.44], anchor="x", nticks=5)
     if kept is not None:
         layout["shapes"] = [_upright(kept, "dash")]
         side = "right" if kept > len(loss) / 2 else "left"
         place = {"x": kept, "yref": "paper", "y": 1, "yanchor": "top", "xanchor": side, "showarrow": False}
-        layout["annotations"] = [place | {"text": f" kept: step {kept} "}]
+        layout["annotations"] = [place | {"text": f" kept: {_step(kept)} "}]
     drawing = _drawing(traces, height=420 if len(dev) else 280, **layout)
     title = f"Loss and {name} on the dev rows, step by step" if len(dev) else "Loss, step by step"
     head, rows = _training_rows(line, dict(dev), name, kept)
     return Figure("training", title, _training_in_words(line, dev, name, kept), head, rows, drawing)
+
+
+def _step(kept: int) -> str:
+    return f"step {kept}" if kept else "the start"
 
 
 def _training_rows(
@@ -276,7 +310,7 @@ def _training_in_words(
     if len(dev):
         said.append(f"{name} on dev from {number(dev[0][1])} to {number(dev[-1][1])}.")
     if kept is not None:
-        said.append(f"The model of step {kept} was kept.")
+        said.append(f"Kept: {_step(kept)}.")
     return " ".join(said)
 
 
@@ -303,7 +337,7 @@ def draw_ranks(before: Iterable[int], after: Iterable[int]) -> Figure:
         bars.update(textposition="outside", cliponaxis=False, hovertemplate="%{y:,} queries<extra></extra>")
         bars.marker = {"color": colour, "pattern": fills[system], "line": {"color": colour, "width": 1}}
         traces.append(bars)
-    axes = {"xaxis": _titled("rank of the first positive", type="category"), "yaxis": _titled("queries")}
+    axes = {"xaxis": _titled("rank of the first positive", type="category", tickangle=0), "yaxis": _titled("queries")}
     drawing = _drawing(traces, height=320, barmode="group", bargap=0.25, **axes)
     rows = [[name, f"{b:,}", f"{a:,}"] for name, b, a in zip(RANKS, counts["before"], counts["after"], strict=True)]
     label = "Queries by rank. " + "; ".join(f"rank {name}: {b} before, {a} after" for name, b, a in rows)

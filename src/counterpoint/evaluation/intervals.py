@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import bootstrap
+from scipy.stats import t as student
 
 MEANS, OTHERS = 9_999, 1_999  # resamples: a mean is a sum over units and cheap, any other statistic is not
 LEVEL = 0.95
+FEW = 10  # units below which a bootstrap is not trusted
 
 
 class Interval(NamedTuple):
@@ -26,29 +28,41 @@ class Interval(NamedTuple):
 
 
 def of_mean(values: np.ndarray, unit: np.ndarray, *, seed: int = 0) -> Interval:
-    """The mean over rows and its bias-corrected and accelerated bootstrap interval, resampling units.
+    """The mean over rows and its 95 % interval, where rows of one unit are not independent.
+
+    With 10 units or more the bias-corrected and accelerated bootstrap over units. With fewer, where a bootstrap is known
+    to be too narrow, the linearised ratio of sums with Student's t on the number of units less one.
 
     Args:
         values: [n], one number a row; for a difference, the paired differences.
-        unit: [n], which unit a row belongs to; rows of one unit are drawn together.
+        unit: [n], which unit a row belongs to; at least two units.
         seed: decides the resamples.
 
-    References:
-        Efron 1987, Better bootstrap confidence intervals (BCa), by scipy.stats.bootstrap.
+    Raises:
+        ValueError: for fewer than two units.
 
-    >>> of_mean(np.ones(5), np.arange(5))
-    Interval(value=1.0, low=1.0, high=1.0)
+    References:
+        Efron 1987, Better bootstrap confidence intervals, by scipy.stats.bootstrap; Cochran 1977, Sampling Techniques,
+        section 9A (ratio estimate for clusters of unequal size).
+
+    >>> of_mean(np.array([0.0, 1.0, 0.0, 1.0]), np.array([0, 0, 1, 1]))
+    Interval(value=0.5, low=0.5, high=0.5)
     """
     _, unit = np.unique(unit, return_inverse=True)
     sums, sizes = np.bincount(unit, weights=values), np.bincount(unit).astype(float)
+    if len(sums) < 2:
+        raise ValueError(f"wanted at least two units to resample, got {len(sums)}")
     value = float(values.mean())
-    if len(sums) < 2 or np.ptp(sums / sizes) == 0:
-        return Interval(value, value, value)
+    if len(sums) < FEW:
+        residual = sums - value * sizes
+        error = np.sqrt(len(sums) / (len(sums) - 1) * np.square(residual).sum()) / sizes.sum()
+        reach = float(student.ppf((1 + LEVEL) / 2, len(sums) - 1) * error)
+        return Interval(value, value - reach, value + reach)
 
-    def ratio(total: np.ndarray, size: np.ndarray, axis: int = -1) -> np.ndarray:
+    def ratio(total: Any, size: Any, axis: int = -1) -> Any:  # noqa: ANN401 - arrays, or numbers where scipy has one sample
         return total.sum(axis) / size.sum(axis)
 
-    return _bootstrap((sums, sizes), ratio, value, seed, vectorized=True, resamples=MEANS)
+    return _bootstrap((sums, sizes), ratio, value, seed, means=True)
 
 
 def of_statistic(statistic: Callable[[np.ndarray], float], unit: np.ndarray, *, seed: int = 0) -> Interval:
@@ -56,38 +70,41 @@ def of_statistic(statistic: Callable[[np.ndarray], float], unit: np.ndarray, *, 
 
     Args:
         statistic: row numbers (with repeats) -> number.
-        unit: [n], which unit a row belongs to.
+        unit: [n], which unit a row belongs to; at least two units.
         seed: decides the resamples.
+
+    Raises:
+        ValueError: for fewer than two units.
     """
     _, unit = np.unique(unit, return_inverse=True)
     order = np.argsort(unit, kind="stable")
     rows = np.split(order, np.cumsum(np.bincount(unit))[:-1])
-    value = float(statistic(np.arange(len(unit))))
     if len(rows) < 2:
-        return Interval(value, value, value)
+        raise ValueError(f"wanted at least two units to resample, got {len(rows)}")
 
     def on_units(picked: np.ndarray) -> float:
         return statistic(np.concatenate([rows[int(u)] for u in picked]))
 
-    return _bootstrap((np.arange(len(rows)),), on_units, value, seed, vectorized=False, resamples=OTHERS)
+    value = float(statistic(np.arange(len(unit))))
+    return _bootstrap((np.arange(len(rows)),), on_units, value, seed, means=False)
 
 
-def _bootstrap(
-    data: tuple[np.ndarray, ...], statistic: Callable, value: float, seed: int, *, vectorized: bool, resamples: int
-) -> Interval:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a degenerate resample is told by NaN, below
-        found = bootstrap(
-            data,
-            statistic,
-            paired=True,
-            vectorized=vectorized,
-            n_resamples=resamples,
-            batch=100,
-            confidence_level=LEVEL,
-            method="BCa" if vectorized else "percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
-    if np.isnan(found.low) or np.isnan(found.high):
-        return Interval(value, value, value)
+def _bootstrap(data: tuple[np.ndarray, ...], statistic: Callable, value: float, seed: int, *, means: bool) -> Interval:
+    """By scipy; where BCa is not defined (its jackknife has no spread), the percentile interval."""
+    for method in ("BCa", "percentile") if means else ("percentile",):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what is degenerate is told by NaN
+            found = bootstrap(
+                data,
+                statistic,
+                paired=True,
+                vectorized=means,
+                n_resamples=MEANS if means else OTHERS,
+                batch=100,
+                confidence_level=LEVEL,
+                method=method,
+                rng=np.random.default_rng(seed),
+            ).confidence_interval
+        if not np.isnan(found).any():
+            break
     return Interval(value, float(found.low), float(found.high))

@@ -9,6 +9,7 @@ from html import escape
 from counterpoint.evaluation.figures import Figure
 
 SHOWN_LINES, SHOWN_CHARACTERS = 6, 320  # of a text, before the expander
+FEW_CHARACTERS = 80  # so little is not worth a click
 MOST_CHARACTERS = 4_000  # of a text in all: a report is read, not searched
 
 
@@ -68,6 +69,8 @@ def excerpt(text: object) -> Html:
     shown = "\n".join(kept.split("\n")[:SHOWN_LINES])
     if len(shown) > SHOWN_CHARACTERS:
         shown = shown[:SHOWN_CHARACTERS].rsplit(maxsplit=1)[0]
+    if len(whole) - len(shown) < FEW_CHARACTERS:
+        shown = whole
     rest = kept[len(shown) :].strip("\n")
     element = "pre" if "\n" in whole else "p"
     parts = [tag(element, shown, dir="auto")]

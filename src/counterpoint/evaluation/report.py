@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any, NamedTuple
 
 from counterpoint.evaluation import figures
-from counterpoint.evaluation.figures import change_in_words, finite, metric_name, number, percent, span
+from counterpoint.evaluation.figures import change_in_words, duration, finite, metric_name, number, percent, span
 from counterpoint.evaluation.markup import Html, command, drawn, excerpt, join, table, tag
 
 WORDS = {
@@ -20,7 +20,7 @@ WORDS = {
 }
 ICONS = {"worse": "M5 11l7 8 7-8M12 19V4", "no difference shown": "M5 9h14M5 15h14", "better": "M5 13l7-8 7 8M12 5v15"}
 MEANINGS = {
-    "mrr": "1 divided by the rank of a query's first positive (0 beyond rank 10), averaged over queries; 1 is perfect.",
+    "mrr": "1 divided by the rank of a query's first positive (0 beyond rank k), averaged over queries; 1 is perfect.",
     "recall": "the share of a query's positives that stand among its first k results, averaged over the queries.",
     "ndcg": "like recall, but a positive counts the more the higher it stands; 1 is the best possible order.",
     "spearman": "how well the order of the similarities follows the given values; 1 is the same order, 0 is chance.",
@@ -63,7 +63,7 @@ class Story:
 
     Args:
         run: run.json: command, training method ("recipe"), model, settings, roles, split, findings, versions.
-        metrics: metrics.json: verdict, sentence, and value, low and high of each metric before, after and their difference.
+        metrics: metrics.json: verdict, sentence; value, low, high of each metric before, after and of the difference.
         cost: cost.json: seconds, bytes, machine.
         loss: of each step.
         dev: (step, deciding metric on the dev rows).
@@ -110,18 +110,6 @@ def judged(metrics: Mapping[str, Any]) -> tuple[str, str]:
     return verdict, f"{metric_name(metrics['metric'])} changed by {span(difference, sign=True)}{within}"
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    >>> duration(20.14), duration(125), duration(7300)
-    ('20.1 s', '2 min 5 s', '2 h 1 min')
-    """
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
-
-
 def _asked(metrics: Mapping[str, Any]) -> str:
     queries, others = f"{metrics.get('queries', 0):,}", f"{metrics.get('candidates', 0):,}"
     if metrics.get("metric") == "spearman":
@@ -146,6 +134,8 @@ def _notes(story: Story, verdict: str) -> list[str]:
     main_one = differences.get(main, {})
     if finite(main_one.get("low")) is not None and main_one["low"] == main_one.get("high") != 0:
         notes.append("The interval has no width: too few independent groups of queries to tell the change from chance.")
+    if story.run.get("best_step") == 0 and len(story.loss):
+        notes.append("No step beat the start on the dev rows, so the model is the one you had.")
     for role, length in (story.run.get("lengths") or {}).items():
         share = finite(length.get("cut")) or 0
         if share > 0.5:
@@ -171,18 +161,16 @@ def _head(story: Story, sections: Sequence[Section]) -> Html:
     icon = Html(f'<svg viewBox="0 0 24 24" aria-hidden="true"><path d="{ICONS[verdict]}"/></svg>')
     notes = [tag("li", note) for note in _notes(story, verdict)]
     box = tag("h1", icon, WORDS[verdict]), tag("p", sentence), tag("ul", *notes) if notes else ""
-    seconds = finite((story.cost.get("seconds") or {}).get("train"))
+    phases = story.cost.get("seconds") or {}
+    seconds = phases.get("training", phases.get("train"))
     steps = f"{run.get('steps', 0):,} steps on {run.get('device', 'an unknown device')}"
+    values = f"{number(before.get('value'))} → {number(after.get('value'))}"
     facts = [
-        _fact(
-            metric_name(main),
-            f"{number(before.get('value'))} → {number(after.get('value'))}",
-            "before → after training",
-        ),
+        _fact(metric_name(main), values, "before → after training"),
         _fact("difference", *_parted(difference)),
-        _fact("asked", f"{metrics.get('queries', 0):,}", _asked(metrics)),
-        _fact("training took", duration(seconds), steps) if seconds is not None else "",
-    ]
+        _fact("asked", *_asked(metrics).split(" ", 1)),
+    ] if after else []  # fmt: skip
+    facts += [_fact("training took", duration(seconds), steps)] if seconds is not None else []
     known = [f"{name} {run[key]}" for name, key in (("Training method", "recipe"), ("model", "model")) if run.get(key)]
     about = ", ".join(known + ([f"{run['rows']:,} rows"] if run.get("rows") else []))
     links = [tag("li", tag("a", section.title, href=f"#{section.name}")) for section in sections]
@@ -190,8 +178,8 @@ def _head(story: Story, sections: Sequence[Section]) -> Html:
         "header",
         tag("p", about, class_="about"),
         tag("div", *box, class_=f"verdict {verdict.split()[0]}"),
-        tag("dl", *facts, class_="facts"),
-        tag("nav", tag("ul", *links), aria_label="on this page"),
+        tag("dl", *facts, class_="facts") if facts else "",
+        tag("nav", tag("ul", *links), aria_label="on this page") if links else "",
     )
 
 
@@ -209,8 +197,12 @@ def _proof(story: Story) -> list[Section]:
     pictures = [drawn(figures.draw_metrics(metrics)), drawn(figures.draw_difference(metrics))]
     asked = f"Asked: {_asked(metrics)}. A 95 % interval holds the values that other questions of this kind might give"
     asked += f" ({metrics['resampled']} were resampled)." if metrics.get("resampled") else "."
-    meanings = {metric_name(m): MEANINGS[m.partition("@")[0]] for m in order if m.partition("@")[0] in MEANINGS}
-    explained = [part for name, text in meanings.items() for part in (tag("dt", name), tag("dd", text))]
+    meanings: dict[str, list[str]] = {}
+    for metric in order:
+        meanings.setdefault(MEANINGS.get(metric.partition("@")[0], ""), []).append(metric_name(metric))
+    explained = [
+        part for text, names in meanings.items() if text for part in (tag("dt", ", ".join(names)), tag("dd", text))
+    ]
     listed = tag("dl", *explained, class_="plain") if explained else Html()
     return _section("proof", "Before and after", tag("p", asked), tag("div", *pictures, class_="beside"), listed)
 
@@ -244,13 +236,11 @@ def _moves(story: Story) -> list[Section]:
 
 def _example(example: Mapping[str, Any]) -> list[object]:
     ranks = ["beyond 100" if example[x] > 100 else str(example[x]) for x in ("before", "after")]
-    positive = example.get("positive", "")
-    asked = [excerpt(example["query"]), tag("span", "its positive", class_="label"), excerpt(positive)]
-    own = tag("em", "its positive")
+    positive, own = example.get("positive", ""), tag("em", "its positive")
     first = [
         own if example.get(top) == positive else excerpt(example.get(top, "")) for top in ("top_before", "top_after")
     ]
-    return [" → ".join(ranks), join(asked), *first]
+    return [" → ".join(ranks), excerpt(example["query"]), excerpt(positive), *first]
 
 
 def _examples(story: Story) -> list[Section]:
@@ -258,7 +248,7 @@ def _examples(story: Story) -> list[Section]:
     for title, sign in (("Moved up", 1), ("Moved down", -1)):
         rows = [_example(e) for e in story.examples if sign * (e["before"] - e["after"]) > 0]
         if rows:
-            head = ["rank before → after", "query and its positive", "first result before", "first result after"]
+            head = ["rank before → after", "query", "its positive", "first result before", "first result after"]
             parts += [
                 tag("h3", title),
                 table("the first positive's rank, and what stood first instead", head, rows, stacked=True),
@@ -267,7 +257,7 @@ def _examples(story: Story) -> list[Section]:
 
 
 def _found(title: str, texts: Sequence[str], known: Sequence[str]) -> Html:
-    badge = tag("span", "new", class_="badge")
+    badge = join([tag("span", "new", class_="badge"), " "])
     items = [tag("li", "" if text in known else badge, excerpt(text)) for text in texts]
     return tag("div", tag("h4", title), tag("ol", *items) if items else tag("p", "nothing found"))
 
@@ -320,10 +310,12 @@ def _cost(story: Story) -> list[Section]:
     rows = [[PHASES.get(name, name), duration(s)] for name, s in seconds.items()]
     rows += [["in all", duration(sum(seconds.values()))]] if len(rows) > 1 else []
     if cost.get("steps_per_second"):
-        rows.append(["steps in a second", f"{cost['steps_per_second']:.2f}"])
+        rows.append(["training steps in a second", f"{cost['steps_per_second']:.2f}"])
     if cost.get("peak_memory_bytes"):
         rows.append(["memory at its peak", f"{cost['peak_memory_bytes'] / 1e9:.1f} GB"])
-    rows += [[name, value] for name, value in (cost.get("machine") or {}).items()]
+    for name, value in (cost.get("machine") or {}).items():
+        said = f"{value / 1e9:.1f} GB" if name.endswith("_bytes") and value else value
+        rows += [] if value is None else [[name.removesuffix("_bytes"), said]]
     return _section(
         "cost", "What it cost", table("Time, memory and machine", ["what", "how much"], rows) if rows else Html()
     )

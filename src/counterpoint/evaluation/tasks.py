@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -41,10 +41,16 @@ class Measured:
     vectors: Tensor | None = None
 
 
+@runtime_checkable
 class Task(Protocol):
-    """Something that an encoder can be good or bad at."""
+    """Something that an encoder can be good or bad at; `metric` is the number that decides."""
 
-    metric: str
+    @property
+    def metric(self) -> str:
+        """The number that decides."""
+
+    def sizes(self) -> tuple[int, int]:
+        """How many questions there are, and among how many candidates each is answered."""
 
     def measure(self, embed: Embed) -> Measured:
         """Ask one encoder."""
@@ -74,6 +80,10 @@ class Retrieval:
     roles: tuple[Literal["anchor", "positive"], Literal["anchor", "positive"]] = ("anchor", "positive")
     metric: str = "mrr@10"
 
+    def sizes(self) -> tuple[int, int]:
+        """Queries, and all candidates."""
+        return len(self.queries), len(self.candidates)
+
     def texts(self) -> int:
         """Queries and candidates."""
         return len(self.queries) + len(self.candidates)
@@ -95,7 +105,9 @@ class Retrieval:
         place, score = index.retrieve(
             [words(t) for t in self.queries], k=k, show_progress=False, n_threads=1, sorted=True
         )
-        itself = content_ids(self.queries)[:, None] == content_ids(self.candidates)[torch.from_numpy(place.astype(np.int64))]
+        itself = (
+            content_ids(self.queries)[:, None] == content_ids(self.candidates)[torch.from_numpy(place.astype(np.int64))]
+        )
         nothing = itself.numpy() | (score <= 0)
         index_ = torch.from_numpy(np.where(nothing, -1, place.astype(np.int64)))
         return self._score(Neighbours(index_, torch.from_numpy(np.asarray(score, dtype=np.float32))), None)
@@ -106,7 +118,9 @@ class Retrieval:
 
         index = found.index.tolist()
         qrels = [Qrel(str(q), str(c), 1) for q, known in enumerate(self.positives) for c in known]
-        run = [ScoredDoc(str(q), str(c), float(-at)) for q, row in enumerate(index) for at, c in enumerate(row) if c >= 0]
+        run = [
+            ScoredDoc(str(q), str(c), float(-at)) for q, row in enumerate(index) for at, c in enumerate(row) if c >= 0
+        ]
         names = {RR @ 10: "mrr@10", R @ 1: "recall@1", R @ 10: "recall@10", nDCG @ 10: "ndcg@10"}
         values = {name: np.zeros(len(self.queries)) for name in names.values()}
         for result in ir_measures.iter_calc(list(names), qrels, run):
@@ -152,6 +166,10 @@ class Similarity:
     unit: np.ndarray
     metric: str = "spearman"
 
+    def sizes(self) -> tuple[int, int]:
+        """Pairs; each has one partner."""
+        return len(self.left), 1
+
     def texts(self) -> int:
         """Both sides."""
         return len(self.left) + len(self.right)
@@ -173,6 +191,10 @@ class Classification:
     unit: np.ndarray
     votes: int = 5
     metric: str = "accuracy"
+
+    def sizes(self) -> tuple[int, int]:
+        """Texts to classify, and labelled texts that vote."""
+        return len(self.asked), len(self.known)
 
     def texts(self) -> int:
         """Labelled texts and questions."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from scipy.stats import spearmanr
 
-from counterpoint.evaluation.intervals import Interval, of_mean, of_statistic
+from counterpoint.evaluation.intervals import FEW, Interval, of_mean, of_statistic
 from counterpoint.evaluation.tasks import Measured
 
 BETTER, SAME, WORSE = "better", "no difference shown", "worse, keep what you had"
-FEW_UNITS = 10  # below it a bootstrap interval is known to be too narrow
 NAMES = {"mrr@10": "MRR@10", "recall@1": "recall@1", "recall@10": "recall@10", "ndcg@10": "nDCG@10"} | {
     "spearman": "Spearman correlation",
     "accuracy": "accuracy of the 5 nearest",
@@ -79,16 +79,20 @@ def judge(
         lexical: answers of BM25.
         seed: decides the resamples.
     """
+    if len(np.unique(before.unit)) < 2:
+        unit, rows = "rows", np.arange(len(before.unit))
+        before, after = replace(before, unit=rows), replace(after, unit=rows)
+        lexical = replace(lexical, unit=rows) if lexical else None
     changes = difference(before, after, seed=seed)
     change, units = changes[metric], len(np.unique(before.unit))
     verdict = decide(change)
     old, new = value_of(before.values[metric]), value_of(after.values[metric])
     sentence = (
         f"{NAMES.get(metric, metric)} {_moved(change.value)} from {old:.3f} to {new:.3f}: {change.value:+.3f} "
-        f"(95 % interval {change.low:+.3f} to {change.high:+.3f}, {units} {unit} resampled)"
+        f"(95 % interval {change.low:+.3f} to {change.high:+.3f}, {units} {unit} {'resampled' if units >= FEW else 'compared'})"
     )
-    if units < FEW_UNITS:
-        sentence += f"; {units} {unit} are few, so the interval is narrower than it should be"
+    if units < FEW:
+        sentence += f"; {units} {unit} are few"
     if verdict == WORSE:
         sentence += "; keep the model you had"
     result = {

@@ -43,7 +43,9 @@ def _per_anchor(swept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     return torch.where(counts > 0, loss, torch.zeros_like(loss)), counts
 
 
-@paper(reference="van den Oord, Li, Vinyals: Representation Learning with Contrastive Predictive Coding, arXiv:1807.03748, 2018")
+@paper(
+    reference="van den Oord, Li, Vinyals: Representation Learning with Contrastive Predictive Coding, arXiv:1807.03748, 2018"
+)
 @paper(reference="Khosla et al.: Supervised Contrastive Learning, arXiv:2004.11362, 2020 (L_out)")
 def infonce(
     anchors: Embeddings | Float[Tensor, "n d"],

@@ -8,6 +8,7 @@ from torch import nn
 
 from counterpoint.data.batches import TextRows
 from counterpoint.encoders.text import TextEncoder
+from counterpoint.errors import Refusal
 from counterpoint.objectives.softmax import Directions, infonce
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
@@ -49,7 +50,9 @@ def encoder_of(modules: nn.ModuleDict) -> nn.Module:
     return modules["encoder"]
 
 
-@paper(reference="Henderson et al.: Efficient Natural Language Response Suggestion for Smart Reply, arXiv:1705.00652, 2017")
+@paper(
+    reference="Henderson et al.: Efficient Natural Language Response Suggestion for Smart Reply, arXiv:1705.00652, 2017"
+)
 def pairs(
     encoder: TextEncoder, train: TextRows, *, temperature: float = 0.05, directions: Directions = "both"
 ) -> Method:
@@ -117,6 +120,9 @@ def simcse(encoder: TextEncoder, train: TextRows, *, temperature: float = 0.05, 
         temperature: divides the cosine; > 0.
         head: a layer with tanh after the encoder while training, as in the paper; it is not saved.
 
+    Raises:
+        Refusal: for an encoder without dropout.
+
     Differs:
         The backbone's own pooling is kept where the paper takes the first token.
 
@@ -124,6 +130,8 @@ def simcse(encoder: TextEncoder, train: TextRows, *, temperature: float = 0.05, 
         Gao, Yao, Chen 2021, arXiv:2104.08821; the head as in the authors' code.
     """
     del train
+    if encoder.dropout == 0:
+        raise Refusal("a model with dropout for simcse", "none", remedy="both views would be equal; add --dropout 0.1")
 
     def objective(_modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
         return infonce(sets["first"], sets["second"], rule=same_sample, temperature=temperature)

@@ -83,7 +83,8 @@ def optimizer_for(method: Method, schedule: Schedule) -> torch.optim.Optimizer:
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": schedule.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=schedule.lr)
+    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
+    return torch.optim.AdamW(groups, lr=schedule.lr, fused=fused)
 
 
 def snapshot(method: Method) -> dict[str, torch.Tensor]:
@@ -127,12 +128,10 @@ def train(
     method.modules.train()
     started, paused, bad, due = time.monotonic(), 0.0, 0, 1
     for number, at in enumerate(orders(rows, batch, seed), start=1):
-        progress = _progress(schedule, number - 1, time.monotonic() - started - paused)
+        progress = _progress(schedule, number - 0.5, time.monotonic() - started - paused)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(progress)
-        outcome, norm = step(
-            method, take(at), optimizer, generator=generator, autocast=autocast, clip=schedule.clip
-        )
+        outcome, norm = step(method, take(at), optimizer, generator=generator, autocast=autocast, clip=schedule.clip)
         loss = float(outcome.loss.detach())
         bad = 0 if math.isfinite(loss) else bad + 1
         if bad >= BAD_STEPS:
@@ -146,10 +145,10 @@ def train(
             due = math.floor(progress * schedule.evaluations) + 1
             before = time.monotonic()
             score = dev()
-            paused += time.monotonic() - before
             history.dev.append((number, score))
             if score > best:
                 best, best_weights, history.best_step = score, snapshot(method), number
+            paused += time.monotonic() - before
         if progress >= 1:
             break
     history.seconds = time.monotonic() - started - paused
@@ -160,7 +159,7 @@ def train(
     return history
 
 
-def _progress(schedule: Schedule, steps: int, seconds: float) -> float:
+def _progress(schedule: Schedule, steps: float, seconds: float) -> float:
     """The share of the run that is done, by steps or by time, whichever is further."""
     timed = seconds / schedule.seconds if schedule.seconds else 0.0
     return min(1.0, max(steps / schedule.steps, timed))

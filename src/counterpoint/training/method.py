@@ -46,11 +46,11 @@ def step(
     clip: float,
 ) -> tuple[Outcome, float]:
     """The path of a batch: views, embeddings, loss, gradients, update. Returns the outcome and the gradient's norm."""
+    optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that old gradients take no memory in it
     views = method.views(batch, generator)
     with autocast:
         sets = method.encode(method.modules, views)
     outcome = method.objective(method.modules, sets)
-    optimizer.zero_grad(set_to_none=True)
     outcome.loss.backward()
     norm = nn.utils.clip_grad_norm_(method.modules.parameters(), clip)
     optimizer.step()

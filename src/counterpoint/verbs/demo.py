@@ -22,8 +22,8 @@ SEARCHES = (
     "wait until all threads have finished",
     "remove duplicates but keep the order",
 )
-# A batch and a rate that lift MiniLM within two minutes on two cores, and lengths that let it see enough of the code.
-BATCH, RATE, LENGTHS = 96, 8e-5, {"anchor": 48, "positive": 96}
+# A rate that lifts MiniLM within two minutes on two cores, and lengths that let it see enough of the code.
+RATE, LENGTHS = 8e-5, {"anchor": 48, "positive": 96}
 
 
 def demo(
@@ -52,8 +52,8 @@ def demo(
         out=out or str(folder.next_name("demo", "", Path("runs"))),
         steps=steps,
         minutes=seconds / 60 if seconds else None,
-        batch=BATCH,
         lr=RATE,
+        dropout=0.0,
         seed=seed,
         lengths=LENGTHS,
         roles={"anchor": "docstring", "positive": "code", "group": "package", "split": "split"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
@@ -74,8 +75,14 @@ class Job:
         device = pick_device(run.device)
         with screen.stage("loading the model"):
             self.encoder = load_encoder(
-                run.model, prompts=run.prompts, lengths=run.lengths, device=device, trust_remote_code=run.trust_remote_code
+                run.model,
+                prompts=run.prompts,
+                lengths=run.lengths,
+                device=device,
+                trust_remote_code=run.trust_remote_code,
             )
+        if run.dropout is not None:
+            self.encoder.set_dropout(run.dropout)
         show_data(self.prepared.samples, screen)
         show_findings(self.prepared.findings, screen, run.allow)
         evaluated = 2 * self.task.texts() + (self.dev.texts() * (run.evaluations + 1) if self.dev else 0)
@@ -84,14 +91,8 @@ class Job:
             run, self.prepared, self.encoder, recipe=name, why=why, metric=self.choice.metric, arguments=arguments,
             evaluated=evaluated,
         )  # fmt: skip
-        queries, candidates = self._sizes()
-        show_plan(self.plan, self.prepared, queries, candidates, str(self.out), screen)
+        show_plan(self.plan, self.prepared, self.task.sizes(), str(self.out), screen)
         self.lexical: Measured | None = None
-
-    def _sizes(self) -> tuple[int, int]:
-        queries = getattr(self.task, "queries", None) or getattr(self.task, "asked", None) or getattr(self.task, "left", ())
-        candidates = getattr(self.task, "candidates", None) or getattr(self.task, "known", None) or queries
-        return len(queries), len(candidates)
 
     def measure(self, stage: str) -> Measured:
         """The test task on the model as it is now."""
@@ -162,6 +163,8 @@ class Job:
             cost = {
                 "schema": 1,
                 "seconds": {name: round(s, 2) for name, s in self.screen.seconds.items()},
+                "training_seconds": round(self.history.seconds, 2),
+                "processor_seconds": round(time.process_time(), 2),
                 "steps_per_second": round(len(self.history.loss) / max(self.history.seconds, 1e-9), 4),
                 "peak_memory_bytes": peak_memory(),
                 "machine": describe(),
@@ -177,9 +180,14 @@ class Job:
         samples = self.prepared.samples
         return {
             "schema": 1,
-            "command": shlex.join(["counterpoint", *sys.argv[1:]]) if sys.argv[0].endswith("counterpoint") else "counterpoint.fit(...)",
+            "command": shlex.join(["counterpoint", *sys.argv[1:]])
+            if sys.argv[0].endswith("counterpoint")
+            else "counterpoint.fit(...)",
             "settings": asdict(self.run),
-            **{k: plan[k] for k in ("recipe", "model", "device", "precision", "batch", "lr", "metric", "lengths", "negatives")},
+            **{
+                k: plan[k]
+                for k in ("recipe", "model", "device", "precision", "batch", "lr", "metric", "lengths", "negatives")
+            },
             "recipe_why": plan["why"],
             "arguments": plan["arguments"],
             "seed": self.run.seed,
@@ -189,9 +197,14 @@ class Job:
             "unused": list(samples.unused),
             "rows": len(samples),
             "data": samples.source,
-            "split": {"how": self.prepared.split.how, "unit": self.prepared.split.unit, "sizes": self.prepared.split.sizes},
+            "split": {
+                "how": self.prepared.split.how,
+                "unit": self.prepared.split.unit,
+                "sizes": self.prepared.split.sizes,
+            },
             "findings": [
-                {"code": f.code, "level": f.level, "message": f.message, "count": f.count} for f in self.prepared.findings
+                {"code": f.code, "level": f.level, "message": f.message, "count": f.count}
+                for f in self.prepared.findings
             ],
             "prompts": self.encoder.prompts,
             "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}},
@@ -230,7 +243,7 @@ def fit(data: object, *, dry_run: bool = False, quiet: bool = False, **settings:
 def room(job: Job) -> int:
     """Bytes on disk that the run will need, with a fifth to spare: weights, corpus vectors, report."""
     weights = sum(p.numel() * p.element_size() for p in job.encoder.parameters())
-    return int(1.2 * (weights + 2 * job.encoder.width * job._sizes()[1] + 6e6))
+    return int(1.2 * (weights + 2 * job.encoder.width * job.task.sizes()[1] + 6e6))
 
 
 class out_of_memory:  # noqa: N801 - used as a statement
@@ -244,11 +257,15 @@ class out_of_memory:  # noqa: N801 - used as a statement
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         failed = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
-        failed |= isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+        failed |= isinstance(error, RuntimeError) and (
+            "can't allocate memory" in str(error) or "out of memory" in str(error)
+        )
         if failed:
             batch = self.job.plan.batch
             remedy = f"--batch {max(2, batch // 2)} takes about half" if batch > 2 else "use a smaller model"
-            raise Refusal(f"memory for a batch of {batch}", "none left", where=f"--batch {batch}", remedy=remedy) from error
+            raise Refusal(
+                f"memory for a batch of {batch}", "none left", where=f"--batch {batch}", remedy=remedy
+            ) from error
 
 
 def show_verdict(trained: Trained, screen: Screen) -> None:

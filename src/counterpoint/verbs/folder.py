@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,11 +15,12 @@ from counterpoint.errors import Refusal
 
 # Folders that are being written; an interrupt removes them (see `cli`).
 unfinished: set[Path] = set()
+LONGEST = 100  # characters of a name that is made up; systems allow 255 bytes
 
 
 def next_name(data: str, recipe: str, parent: Path = Path("runs")) -> Path:
     """runs/<data>-<recipe>-<n> with the smallest n that is free."""
-    stem = "".join(ch if ch.isalnum() or ch in "-_" else "-" for ch in f"{data}-{recipe}").strip("-").lower()
+    stem = "".join(ch if ch.isalnum() or ch in "-_" else "-" for ch in f"{data}-{recipe}").strip("-").lower()[:LONGEST]
     n = 1
     while (parent / f"{stem}-{n}").exists():
         n += 1
@@ -26,19 +28,34 @@ def next_name(data: str, recipe: str, parent: Path = Path("runs")) -> Path:
 
 
 def refuse_existing(out: Path) -> None:
-    """A folder or file that is there already is never written over."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise Refusal(
-            "a run folder that does not exist yet",
-            "one that does",
-            where=f"--out {out}",
-            remedy="a finished run is never overwritten; name another folder",
-        )
+    """What is there already is never written over, and a place that cannot take a folder is refused before any work.
+
+    Raises:
+        Refusal: something stands there, or above it something that is no folder, or it is a disk of its own.
+    """
+    with _file_errors(out):
+        place = Path(os.path.realpath(out))
+        if os.path.lexists(place) and (not place.is_dir() or any(place.iterdir())):
+            raise Refusal(
+                "a run folder that does not exist yet",
+                "one that does",
+                where=f"--out {out}",
+                remedy="a finished run is never overwritten; name another folder",
+            )
+        if place.is_mount():
+            remedy = f"--out {out / 'run'} is one"
+            raise Refusal("a new run folder", "a mounted disk", where=f"--out {out}", remedy=remedy)
+        above = next(p for p in place.parents if p.exists())
+        if not above.is_dir():
+            remedy = "name another folder with --out"
+            raise Refusal("a folder to write the run in", f"the file {above}", where=f"--out {out}", remedy=remedy)
 
 
 @contextmanager
 def writing(out: Path, *, needed: int) -> Iterator[Path]:
     """A scratch folder beside `out` that takes its place when the block ends well, and vanishes when it does not.
+
+    Folders above it that were made for it vanish with it.
 
     Args:
         out: the final place.
@@ -48,24 +65,30 @@ def writing(out: Path, *, needed: int) -> Iterator[Path]:
         Refusal: the place exists, may not be written, or its disk is or becomes full.
     """
     refuse_existing(out)
-    scratch = out.parent / f".{out.name}.unfinished-{os.getpid()}"
-    with _file_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
+    place = Path(os.path.realpath(out))
+    scratch = place.parent / f".{place.name}.unfinished-{os.getpid()}"
+    made = [parent for parent in place.parents if not parent.exists()]
+    with contextlib.ExitStack() as undo, _file_errors(out):
+        undo.callback(_remove_empty, made)
+        place.parent.mkdir(parents=True, exist_ok=True)
         scratch.mkdir()
-    unfinished.add(scratch)
-    try:
-        with _file_errors(out):
-            free = shutil.disk_usage(scratch).free
-            if free < needed:
-                raise Refusal(
-                    f"{needed / 1e6:,.0f} MB of free disk", f"{free / 1e6:,.0f} MB", where=str(out.parent), remedy="free some, or name another disk with --out"
-                )
-            yield scratch
-            refuse_existing(out)
-            scratch.replace(out)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-        unfinished.discard(scratch)
+        unfinished.add(scratch)
+        undo.callback(unfinished.discard, scratch)
+        undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+        free = shutil.disk_usage(scratch).free
+        if free < needed:
+            wanted, came = f"{needed / 1e6:,.0f} MB of free disk", f"{free / 1e6:,.0f} MB"
+            raise Refusal(wanted, came, where=f"--out {out}", remedy="free some, or name another disk with --out")
+        yield scratch
+        refuse_existing(out)
+        scratch.replace(place)
+
+
+def _remove_empty(folders: Sequence[Path]) -> None:
+    """Remove folders, the innermost first, up to one that holds something."""
+    with contextlib.suppress(OSError):
+        for path in folders:
+            path.rmdir()
 
 
 @contextmanager
@@ -85,7 +108,8 @@ def _file_errors(out: Path) -> Iterator[None]:
 
 def write_json(path: Path, value: object) -> None:
     """Sorted, indented, ended by a line break: the same value gives the same bytes."""
-    path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # a byte of a file name that is no text
 
 
 def read_json(path: Path) -> dict:

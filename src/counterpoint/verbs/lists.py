@@ -16,17 +16,30 @@ def paper_lines(words: str) -> list[str]:
         text = " ".join([system["system"], system["title"], *system["functions"]]).lower()
         if all(word in text for word in wanted) and (wanted or system["functions"]):
             where = ", ".join(system["functions"]) or "not yet"
-            lines.append(f"{system['row']:>4}  {system['system']}: {where}  [formula {system['formula']}, effect {system['effect']}]")
+            lines.append(
+                f"{system['row']:>4}  {system['system']}: {where}  [formula {system['formula']}, effect {system['effect']}]"
+            )
     for entry in index()["beyond"]:
         if all(word in " ".join([entry["reference"], *entry["functions"]]).lower() for word in wanted):
             lines.append(f"   -  {entry['reference']}: {', '.join(entry['functions'])}  [formula {entry['formula']}]")
     here = sum(bool(s["functions"]) for s in index()["systems"])
-    return [*(lines or ["no system matches"]), f"{here} of {len(index()['systems'])} systems of the bibliography work here"]
+    return [
+        *(lines or ["no system matches"]),
+        f"{here} of {len(index()['systems'])} systems of the bibliography work here",
+    ]
 
 
 def kind_lines() -> list[str]:
     """The kinds of data, the roles that they may have, and what is done with each."""
-    lines = ["text (csv, tsv, jsonl, parquet; frames, datasets, lists and dicts in Python)", "  with the roles          --recipe auto takes, measured by"]
+    lines = [
+        "text (csv, tsv, jsonl, parquet; frames, datasets, lists and dicts in Python)",
+        "  with the roles          --recipe auto takes, measured by",
+    ]
     lines += [f"  {' + '.join(c.roles):<23} {c.recipe}, {c.metric}" for c in AUTO]
-    lines += ["  by name: " + ", ".join(f"{name} ({' + '.join(roles)})" for name, roles in NEEDS.items() if name not in {c.recipe for c in AUTO})]
+    lines += [
+        "  by name: "
+        + ", ".join(
+            f"{name} ({' + '.join(roles)})" for name, roles in NEEDS.items() if name not in {c.recipe for c in AUTO}
+        )
+    ]
     return [*lines, f"not yet: {', '.join(NOT_YET)}"]

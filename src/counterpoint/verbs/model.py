@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -75,11 +75,19 @@ class Model:
         return pl.read_parquet(path)
 
 
-def load(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = False) -> Model:
+def load(
+    path: str | Path,
+    *,
+    lengths: Mapping[str, int] | None = None,
+    device: str = "cpu",
+    trust_remote_code: bool = False,
+) -> Model:
     """The model of a run folder, a model folder or a name.
 
     Args:
         path: what `fit` wrote, or whatever `--model` takes.
+        lengths: role -> tokens after which texts are cut; a role without one uses the model's own, as
+            sentence-transformers does. The run was measured with those in its run.json.
         device: "cpu", "cuda", "mps".
         trust_remote_code: run code that the model's folder carries.
 
@@ -88,7 +96,7 @@ def load(path: str | Path, *, device: str = "cpu", trust_remote_code: bool = Fal
     """
     folder = Path(path).expanduser()
     run = folder if (folder / "run.json").exists() else None
-    return Model(load_encoder(str(path), device=device, trust_remote_code=trust_remote_code), run)
+    return Model(load_encoder(str(path), lengths=lengths, device=device, trust_remote_code=trust_remote_code), run)
 
 
 def search(run: str | Path, words: str, k: int = 10) -> list[Hit]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,15 @@ def seconds_per_token(encoder: TextEncoder, texts: Sequence[str], role: str, tok
 
 
 def make_plan(
-    run: Run, prepared: Prepared, encoder: TextEncoder, *, recipe: str, why: str, metric: str, arguments: dict, evaluated: int
+    run: Run,
+    prepared: Prepared,
+    encoder: TextEncoder,
+    *,
+    recipe: str,
+    why: str,
+    metric: str,
+    arguments: dict,
+    evaluated: int,
 ) -> Plan:
     """Decide everything that was left open.
 
@@ -102,7 +111,11 @@ def make_plan(
     lengths, counts = measure_lengths(encoder, prepared, run)
     encoder.lengths = {role: int(entry["tokens"]) for role, entry in lengths.items()}
     steps, epochs = _steps(run, rows, batch)
-    sides = 2 if "positive" not in lengths or recipe.startswith(("simcse", "supcon")) and recipe != "simcse_supervised" else 1
+    sides = (
+        2
+        if "positive" not in lengths or recipe.startswith(("simcse", "supcon")) and recipe != "simcse_supervised"
+        else 1
+    )
     extra = int(arguments.get("negatives", 1)) if recipe in ("pairs_with_negatives", "simcse_supervised") else 0
     mean = {role: float(np.minimum(c, lengths[role]["tokens"]).mean()) for role, c in counts.items()}
     if sides == 2:
@@ -110,8 +123,9 @@ def make_plan(
     else:
         tokens_a_row = mean["anchor"] + (1 + extra) * mean["positive"]
         padded = lengths["anchor"]["tokens"] + (1 + extra) * lengths["positive"]["tokens"]
-    memory = memory_bytes(encoder, int(batch * padded), precision)
-    _refuse_too_large(encoder, batch, padded, precision, memory_free(device))
+    longest = int(max(entry["tokens"] for entry in lengths.values()))
+    takes = partial(memory_bytes, encoder, precision=precision, length=longest)
+    _refuse_too_large(takes, batch, padded, memory_free(device))
     frame = prepared.split.part("train")
     role = "positive" if "positive" in lengths else "anchor"
     texts = [t if isinstance(t, str) else t[0] for t in frame[role].head(TRIAL).to_list()]
@@ -125,7 +139,7 @@ def make_plan(
             warnings.append(f"{entry['cut']:.0%} of the {name} texts are cut at {entry['tokens']} tokens")
     return Plan(
         recipe, why, arguments, metric, run.model, device, precision, steps, run.minutes, epochs, batch,
-        batch - 1 + extra * batch, run.lr, lengths, counts, total / 60, memory, tuple(warnings),
+        batch - 1 + extra * batch, run.lr, lengths, counts, total / 60, takes(int(batch * padded)), tuple(warnings),
     )  # fmt: skip
 
 
@@ -139,21 +153,21 @@ def _steps(run: Run, rows: int, batch: int) -> tuple[int, float]:
     return steps, steps / a_pass
 
 
-def _refuse_too_large(encoder: TextEncoder, batch: int, padded: float, precision: str, free: int) -> None:
-    if memory_bytes(encoder, int(batch * padded), precision) <= free:
+def _refuse_too_large(takes: Callable[[int], int], batch: int, tokens_a_row: float, free: int) -> None:
+    """Refuse a batch that does not fit, and name the one that would."""
+    needed = takes(int(batch * tokens_a_row))
+    if needed <= free:
         return
-    per_row = memory_bytes(encoder, int(padded), precision) - memory_bytes(encoder, 0, precision)
-    fits = (free - memory_bytes(encoder, 0, precision)) // max(1, per_row)
-    remedy = f"--batch {fits} would fit" if fits >= 2 else "a smaller model or shorter --length is needed"
+    fits = int((free - takes(0)) // max(1, takes(int(tokens_a_row)) - takes(0)))
     raise Refusal(
-        f"memory for a batch of {batch}: about {memory_bytes(encoder, int(batch * padded), precision) / 1e9:.1f} GB",
+        f"memory for a batch of {batch}: about {needed / 1e9:.1f} GB",
         f"{free / 1e9:.1f} GB free",
         where="--batch",
-        remedy=remedy,
+        remedy=f"--batch {fits} would fit" if fits >= 2 else "a smaller model or shorter --length is needed",
     )
 
 
-def show_plan(plan: Plan, prepared: Prepared, queries: int, candidates: int, out: str, screen: Screen) -> None:
+def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, screen: Screen) -> None:
     """The plan as a table; warnings after it."""
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2))
     sizes = prepared.split.sizes
@@ -163,7 +177,7 @@ def show_plan(plan: Plan, prepared: Prepared, queries: int, candidates: int, out
     rows = {
         "training method": f"{plan.recipe} ({plan.why})",
         "its arguments": ", ".join(f"{k}={v}" for k, v in plan.arguments.items()) or "none",
-        "measured by": f"{plan.metric} on {queries:,} held-out queries, {candidates:,} candidates",
+        "measured by": f"{plan.metric} on {asked[0]:,} held-out queries, {asked[1]:,} candidates",
         "split": f"train {sizes['train']:,}, dev {sizes['dev']:,}, test {sizes['test']:,} rows by {prepared.split.how}",
         "model": plan.model,
         "device": f"{plan.device}, {plan.precision} products",
@@ -178,5 +192,3 @@ def show_plan(plan: Plan, prepared: Prepared, queries: int, candidates: int, out
     screen.console.print(table)
     for line in plan.warnings:
         screen.say(f" warning  {line}", style="yellow")
-
-

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.util
 import inspect
+import math
+import numbers
+import sys
+import traceback
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from counterpoint.data.roles import Samples
+from counterpoint.data.sources import short
 from counterpoint.errors import Refusal, closest
 
 
@@ -27,13 +33,13 @@ class Choice:
 
 # Read from the top; the first row whose roles are all there is taken. This is what --recipe auto means.
 AUTO = (
-    Choice(("anchor", "positive", "value"), "simcse", "spearman", "pairs with a value: trained without labels, the values "
-        "measure it"),
+    Choice(("anchor", "positive", "value"), "simcse", "spearman", "pairs with a value: trained without labels, the "
+        "values measure it"),
     Choice(("anchor", "positive", "negative"), "pairs_with_negatives", "mrr@10", "positive pairs with given negatives"),
     Choice(("anchor", "positive"), "pairs", "mrr@10", "positive pairs; the other rows of a batch are the negatives"),
     Choice(("anchor", "label"), "supcon", "accuracy", "texts with a label: equal labels are positive pairs"),
-    Choice(("anchor",), "simcse", "mrr@10", "texts alone: each is its own positive under two dropout masks; measured by "
-        "whether the first half of a text finds its second"),
+    Choice(("anchor",), "simcse", "mrr@10", "texts alone: each is its own positive under two dropout masks; measured "
+        "by whether the first half of a text finds its second"),
 )  # fmt: skip
 # recipe -> roles that it cannot do without.
 NEEDS: Mapping[str, tuple[str, ...]] = {
@@ -42,6 +48,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "simcse_supervised": ("anchor", "positive", "negative"),
     "supcon": ("anchor", "label"),
 }
+# Arguments that have to be positive -> the least that fp32 can divide by, or that counts.
+ABOVE_ZERO: Mapping[str, float] = {"temperature": 2.0**-126, "hard_weight": 2.0**-126, "negatives": 1}
 
 
 def choose(samples: Samples, recipe: str) -> tuple[str, Choice]:
@@ -65,22 +73,46 @@ def choose(samples: Samples, recipe: str) -> tuple[str, Choice]:
 
 
 def function_of(recipe: str) -> Callable:
-    """The function of a recipe, ours by name or a user's by path/to/file.py:function."""
+    """The function of a recipe, ours by name or a user's by path/to/file.py:function.
+
+    Raises:
+        Refusal: no such recipe, or a file that Python cannot run.
+    """
     if ".py:" in recipe:
-        path, _, name = recipe.rpartition(":")
-        spec = importlib.util.spec_from_file_location("counterpoint_user_recipe", path)
-        if spec is None or spec.loader is None or not Path(path).is_file():
-            raise Refusal("a Python file with a recipe", "no such file", where=f"--recipe {recipe}")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        if not callable(getattr(module, name, None)):
-            raise Refusal(f"a function '{name}' in {path}", "none", where=f"--recipe {recipe}")
-        return getattr(module, name)
+        return _own(recipe)
     from counterpoint.recipes import text
 
     if recipe not in text.__all__:
-        raise Refusal("a recipe", f"'{recipe}'", where="--recipe", remedy=closest(recipe, ["auto", *text.__all__]))
+        remedy = closest(recipe, ["auto", *text.__all__])
+        if recipe.endswith(".py"):
+            remedy = f"name the function in it: {recipe}:FUNCTION"
+        raise Refusal("a recipe", f"'{recipe}'", where="--recipe", remedy=remedy)
     return getattr(text, recipe)
+
+
+def _own(recipe: str) -> Callable:
+    path, _, name = recipe.rpartition(":")
+    where = f"--recipe {recipe}"
+    spec = importlib.util.spec_from_file_location("counterpoint_user_recipe", path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise Refusal("a Python file with a recipe", "no such file", where=where)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where its dataclasses look for it
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:  # whatever a user's file does wrong is the user's to mend
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == spec.origin]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
+        came = f"{type(error).__name__}: {error}"
+        raise Refusal("a Python file that runs", came, where=f"{where}, line {line}") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise Refusal(f"a function '{name}' in {path}", "none", where=where)
+    try:
+        inspect.signature(function).bind_partial(None, None)
+    except (TypeError, ValueError) as error:
+        remedy = f"def {name}(encoder, train, *, ...): settings come after the star"
+        raise Refusal("a recipe that takes encoder and train", error, where=where, remedy=remedy) from error
+    return function
 
 
 def arguments_of(function: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,20 +121,36 @@ def arguments_of(function: Callable, given: Mapping[str, Any]) -> dict[str, Any]
     Raises:
         Refusal: for an argument that the recipe does not have, or a value of another type.
     """
-    known = {n: p for n, p in inspect.signature(function).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY}
-    hints = typing.get_type_hints(function)
+    known = {
+        n: p for n, p in inspect.signature(function).parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    hints = _hints_of(function)
     values = {name: parameter.default for name, parameter in known.items()}
     for name, value in given.items():
-        where = f"--set {name}={value}"
+        where = f"--set {short(f'{name}={value}')}"
         if name not in known:
             raise Refusal(f"an argument of {function.__name__}", f"'{name}'", where=where, remedy=closest(name, known))
         values[name] = _as_type(value, hints.get(name, type(known[name].default)), where)
-        if name == "temperature" and not values[name] > 0:
-            raise Refusal("a temperature above 0", value, where=where)
+        if name in ABOVE_ZERO and not values[name] >= ABOVE_ZERO[name]:
+            raise Refusal(f"a {name} above 0", short(str(value)), where=where)
+    missing = next((name for name, value in values.items() if value is inspect.Parameter.empty), None)
+    if missing is not None:
+        raise Refusal(f"a value for the argument '{missing}'", "none", remedy=f"--set {missing}=VALUE")
     return values
 
 
-def _as_type(value: Any, hint: Any, where: str) -> Any:  # noqa: ANN401 - whatever a recipe declares
+def _hints_of(function: Callable) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except (
+        NameError,
+        TypeError,
+        AttributeError,
+    ):  # of a user's recipe, under TYPE_CHECKING; the defaults have types too
+        return {}
+
+
+def _as_type(value: Any, hint: Any, where: str) -> Any:
     choices = typing.get_args(hint) if typing.get_origin(hint) is typing.Literal else ()
     if choices:
         if value not in choices:
@@ -111,10 +159,14 @@ def _as_type(value: Any, hint: Any, where: str) -> Any:  # noqa: ANN401 - whatev
     if isinstance(value, str) and hint is not str:
         try:
             value = ast.literal_eval(value)
-        except (ValueError, SyntaxError) as error:
-            raise Refusal(f"a value of type {getattr(hint, '__name__', hint)}", f"'{value}'", where=where) from error
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
-    if isinstance(hint, type) and not isinstance(value, hint):
-        raise Refusal(f"a value of type {hint.__name__}", f"'{value}'", where=where)
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:  # all that literal_eval may raise
+            name = getattr(hint, "__name__", hint)
+            raise Refusal(f"a value of type {name}", f"'{short(value)}'", where=where) from error
+    if hint is float and isinstance(value, numbers.Real) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):  # of a whole number that no float holds; not a float then
+            value = float(value)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise Refusal("a finite number", value, where=where)
+    if isinstance(hint, type) and (not isinstance(value, hint) or (hint is int and isinstance(value, bool))):
+        raise Refusal(f"a value of type {hint.__name__}", f"'{short(str(value))}'", where=where)
     return value

@@ -25,7 +25,9 @@ def corpus_texts(path: str) -> list[str]:
         Refusal: a file without a text column that can be told.
     """
     frame = read(path)
-    columns = [c for c in frame.columns if c.lower() in ("text", "doc", "document", "passage", "positive", "answer", "code")]
+    columns = [
+        c for c in frame.columns if c.lower() in ("text", "doc", "document", "passage", "positive", "answer", "code")
+    ]
     columns = columns or ([frame.columns[0]] if frame.width == 1 else [])
     if len(columns) != 1:
         raise Refusal(
@@ -37,9 +39,7 @@ def corpus_texts(path: str) -> list[str]:
     return [t for t in samples.frame["anchor"].unique(maintain_order=True) if t]
 
 
-def tasks(
-    prepared: Prepared, choice: Choice, corpus: Sequence[str] | None, *, seed: int
-) -> tuple[Task, Task | None]:
+def tasks(prepared: Prepared, choice: Choice, corpus: Sequence[str] | None, *, seed: int) -> tuple[Task, Task | None]:
     """The test task and the dev task; dev is None where its rows are too few to tell a step from another.
 
     Args:
@@ -54,11 +54,15 @@ def tasks(
     if choice.metric == "spearman":
         return _similarity(parts["test"]), _similarity(parts["dev"])
     if choice.metric == "accuracy":
-        return _classification(parts["train"], parts["test"], seed), _classification(parts["train"], parts["dev"], seed, most=1000)
+        return _classification(parts["train"], parts["test"], seed), _classification(
+            parts["train"], parts["dev"], seed, most=1000
+        )
     if "positive" not in choice.roles:
         found = [halves(parts[p]["anchor"].to_list(), parts[p]["unit"].to_numpy()) for p in ("test", "dev")]
         if len(found[0].queries) < 2:
-            raise Refusal("texts of 8 words or more, or labelled pairs, to measure with", "shorter texts without labels")
+            raise Refusal(
+                "texts of 8 words or more, or labelled pairs, to measure with", "shorter texts without labels"
+            )
         return found[0], found[1] if len(found[1].queries) > 1 else None
     everything = corpus if corpus is not None else _distinct(prepared.split.frame)
     return _retrieval(parts["test"], everything), _retrieval(parts["dev"], _distinct(parts["dev"]))
@@ -69,7 +73,9 @@ def _distinct(frame: pl.DataFrame) -> list[str]:
 
 
 def _retrieval(frame: pl.DataFrame, candidates: list[str]) -> Retrieval:
-    known = frame.group_by("anchor", maintain_order=True).agg(pl.col("positive").explode().unique(maintain_order=True), pl.col("unit").first())
+    known = frame.group_by("anchor", maintain_order=True).agg(
+        pl.col("positive").explode().unique(maintain_order=True), pl.col("unit").first()
+    )
     missing = known["positive"].explode().unique(maintain_order=True)
     place = {text: i for i, text in enumerate(dict.fromkeys([*candidates, *missing]))}
     positives = [[place[t] for t in texts] for texts in known["positive"].to_list()]

@@ -1,0 +1,105 @@
+"""Intervals: coverage on data whose truth is known, units, pairing, the verdict."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from counterpoint.evaluation.intervals import Interval, of_mean, of_statistic
+from counterpoint.evaluation.tasks import Measured
+from counterpoint.evaluation.verdict import correlation, decide, judge
+
+
+def test_the_interval_of_a_mean_is_near_the_normal_one() -> None:
+    values = np.random.default_rng(0).normal(3, 2, 2000)
+    found = of_mean(values, np.arange(2000))
+    error = values.std(ddof=1) / np.sqrt(2000)
+    assert found.value == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - 1.96 * error, abs=0.2 * error)
+    assert found.high == pytest.approx(values.mean() + 1.96 * error, abs=0.2 * error)
+
+
+def test_it_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(1)
+    hits = 0
+    for trial in range(100):
+        group = rng.normal(0, 1, 30).repeat(5) + rng.normal(0, 0.5, 150)
+        found = of_mean(group, np.arange(30).repeat(5), seed=trial)
+        hits += found.low <= 0 <= found.high
+    assert 87 <= hits <= 100
+
+
+def test_rows_of_one_unit_count_as_one() -> None:
+    values = np.random.default_rng(2).normal(size=20).repeat(50)
+    by_row, by_unit = of_mean(values, np.arange(1000)), of_mean(values, np.arange(20).repeat(50))
+    assert by_unit.high - by_unit.low > 4 * (by_row.high - by_row.low)
+
+
+def test_any_statistic_gets_an_interval_too() -> None:
+    rng = np.random.default_rng(3)
+    x = rng.normal(size=400)
+    y = x + rng.normal(size=400)
+    pairs = np.stack([x, y], 1)
+    found = of_statistic(lambda at: correlation(pairs[at]), np.arange(400))
+    assert found.low < found.value < found.high
+    assert found.value == pytest.approx(6 / np.pi * np.arcsin(np.sqrt(0.5) / 2), abs=0.06)  # of two normals
+
+
+def test_few_units_get_an_interval_that_covers_too() -> None:
+    rng = np.random.default_rng(5)
+    hits = 0
+    for _ in range(400):
+        sizes = rng.integers(5, 100, 5)
+        values = np.concatenate([rng.normal(m, 0.5, n) for m, n in zip(rng.normal(0, 0.1, 5), sizes, strict=True)])
+        found = of_mean(values, np.arange(5).repeat(sizes))
+        hits += found.low <= 0 <= found.high
+    assert hits >= 0.9 * 400
+
+
+def test_rows_that_do_not_differ_have_no_width() -> None:
+    assert of_mean(np.zeros(9), np.arange(9)) == Interval(0, 0, 0)
+    assert of_mean(np.zeros(40), np.arange(40)) == Interval(0, 0, 0)
+
+
+def test_one_unit_cannot_be_resampled() -> None:
+    with pytest.raises(ValueError, match="two units"):
+        of_mean(np.ones(4), np.zeros(4))
+    with pytest.raises(ValueError, match="two units"):
+        of_statistic(lambda at: 0.0, np.zeros(4))
+
+
+def test_a_test_of_one_group_resamples_rows_and_says_so() -> None:
+    one = Measured({"mrr@10": np.linspace(0, 1, 50)}, np.zeros(50), 50)
+    assert "50 rows resampled" in judge(one, one, metric="mrr@10", unit="groups")["sentence"]
+
+
+@pytest.mark.parametrize(
+    ("interval", "verdict"),
+    [((0.1, 0.01, 0.2), "better"), ((0.1, -0.01, 0.2), "no difference shown"), ((-0.1, -0.2, -0.01), "worse, keep what you had"),
+     ((0.0, 0.0, 0.0), "no difference shown")],
+)  # fmt: skip
+def test_a_verdict_needs_an_interval_without_zero(interval: tuple, verdict: str) -> None:
+    assert decide(Interval(*interval)) == verdict
+
+
+def measured(values: np.ndarray) -> Measured:
+    return Measured({"mrr@10": values}, np.arange(len(values)), 50)
+
+
+def test_a_small_but_steady_gain_is_seen_because_rows_are_paired() -> None:
+    rng = np.random.default_rng(4)
+    old = rng.uniform(size=300)
+    result = judge(measured(old), measured(old + rng.normal(0.01, 0.01, 300)), metric="mrr@10", unit="queries")
+    assert result["verdict"] == "better"
+    assert result["before"]["mrr@10"]["high"] > result["after"]["mrr@10"]["low"], "unpaired intervals overlap"
+    assert "300 queries resampled" in result["sentence"]
+
+
+def test_few_units_are_said_to_be_few() -> None:
+    result = judge(measured(np.zeros(4)), measured(np.array([0.1, 0.2, 0.0, 0.3])), metric="mrr@10", unit="queries")
+    assert "4 queries are few" in result["sentence"]
+    assert result["verdict"] == "no difference shown"
+
+
+def test_a_constant_side_has_no_correlation() -> None:
+    assert correlation(np.array([[1.0, 2.0], [1.0, 3.0]])) == 0

@@ -1,0 +1,109 @@
+"""The loop: order, schedule, the best step kept, refusal of a broken loss."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from counterpoint.encoders.text import autocast
+from counterpoint.errors import Refusal
+from counterpoint.training.loop import Schedule, orders, train
+from counterpoint.training.method import Method
+from counterpoint.types import Batch, Embeddings, Outcome
+
+
+def method(target: float = 1.0) -> Method:
+    """One weight that is pulled to a target by a squared loss."""
+    modules = nn.ModuleDict({"encoder": nn.Linear(1, 1, bias=False)})
+    nn.init.zeros_(modules["encoder"].weight)
+
+    def encode(modules: nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:
+        return {"x": Embeddings.of(modules["encoder"](views["x"]["value"]))}
+
+    def objective(_modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
+        return Outcome({"square": ((sets["x"].z - target) ** 2).sum() / len(sets["x"])}, {"square": 1.0}, {})
+
+    return Method(modules, lambda batch, _: {"x": batch}, encode, objective, lambda m: m["encoder"])
+
+
+def ones(at: np.ndarray) -> Batch:
+    return {"value": torch.ones(len(at), 1)}
+
+
+def run(m: Method, **kwargs: object) -> object:
+    defaults = {"batch": 4, "seed": 0, "autocast": autocast("cpu", "fp32")}
+    return train(m, ones, 8, kwargs.pop("schedule", Schedule(steps=20, lr=0.1)), **(defaults | kwargs))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 30), st.integers(1, 30), st.integers(0, 5))
+def test_every_epoch_shows_each_row_at_most_once(rows: int, batch: int, seed: int) -> None:
+    batch = min(batch, rows)
+    a_pass = rows // batch
+    drawn = list(itertools.islice(orders(rows, batch, seed), 2 * a_pass))
+    for epoch in (drawn[:a_pass], drawn[a_pass:]):
+        seen = np.concatenate(epoch)
+        assert len(set(seen.tolist())) == len(seen) == a_pass * batch
+    again = list(itertools.islice(orders(rows, batch, seed), 2 * a_pass))
+    assert all(np.array_equal(x, y) for x, y in zip(drawn, again, strict=True))
+
+
+def test_the_rate_rises_then_falls_to_zero() -> None:
+    schedule = Schedule(steps=10, lr=2.0, warmup=0.2)
+    assert [schedule.rate(p) for p in (0.0, 0.1, 0.2, 0.6)] == [0, 1, 2, pytest.approx(1)]
+    assert schedule.rate(1.0) == 0
+
+
+def test_training_reaches_its_target_in_the_steps_it_was_given() -> None:
+    m = method()
+    history = run(m, schedule=Schedule(steps=60, lr=0.1))
+    assert len(history.loss) == 60
+    assert m.modules["encoder"].weight.item() == pytest.approx(1.0, abs=0.05)
+    assert history.loss[-1] < 0.01 < history.loss[0]
+
+
+def test_a_time_budget_ends_the_run() -> None:
+    history = run(method(), schedule=Schedule(steps=10**9, lr=0.01, seconds=0.2))
+    assert 0.2 <= history.seconds < 2
+    assert len(history.loss) > 1
+
+
+def test_the_best_step_on_dev_is_kept_and_dev_is_asked_in_evaluation_mode_too() -> None:
+    m = method(target=1.0)
+    weight = m.modules["encoder"].weight
+    history = run(m, schedule=Schedule(steps=40, lr=0.2, evaluations=8), dev=lambda: -abs(weight.item() - 0.5))
+    best = max(score for _, score in history.dev)
+    assert history.dev[0][0] == 0
+    assert history.dev[-1][0] == 40
+    assert -abs(weight.item() - 0.5) == pytest.approx(best)
+    assert 0 < history.best_step < 40
+
+
+def test_where_nothing_is_better_the_start_is_kept() -> None:
+    m = method()
+    history = run(m, dev=lambda: -abs(m.modules["encoder"].weight.item()))
+    assert history.best_step == 0
+    assert m.modules["encoder"].weight.item() == 0
+
+
+def test_a_loss_that_is_not_finite_is_refused_after_a_few_steps() -> None:
+    with pytest.raises(Refusal, match="finite loss"):
+        run(method(target=math.nan))
+
+
+def test_the_same_seed_gives_the_same_weights_and_losses() -> None:
+    results = []
+    for seed in (3, 3, 4):
+        torch.manual_seed(0)
+        m = method()
+        m.modules["encoder"] = nn.Sequential(nn.Linear(1, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+        torch.manual_seed(1)
+        results.append(run(m, seed=seed).loss)
+    assert results[0] == results[1] != results[2]
