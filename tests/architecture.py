@@ -21,8 +21,8 @@ MAY_IMPORT = {
     "interrupts": set(),
     "types": {"_ops"},
     "_ops": {"types"},
-    **{room: LEAVES for room in ABOVE},
-    **{room: LEAVES | ABOVE for room in ("training", "evaluation", "inference")},
+    **dict.fromkeys(ABOVE, LEAVES),
+    **dict.fromkeys(("training", "evaluation", "inference"), LEAVES | ABOVE),
 }
 # A view of text names the rows it makes, and identity is made at the data border.
 ALLOWED = {("views", "data"): {"counterpoint.data.identity"}}

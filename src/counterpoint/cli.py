@@ -26,7 +26,7 @@ app = typer.Typer(
 )
 
 
-def _column(role: str, words: str) -> Any:  # noqa: ANN401 - what typer calls an annotation
+def _column(role: str, words: str) -> Any:
     return typer.Option(f"--{role}", metavar="COLUMN", help=words)
 
 

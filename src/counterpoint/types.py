@@ -45,7 +45,7 @@ class Embeddings:
     6
     """
 
-    z: Float[Tensor, "n *d"]
+    z: Float[Tensor, n * d]
     id: Int[Tensor, " n"]
     view: Int[Tensor, " n"]
     part: Int[Tensor, " n"]
@@ -63,7 +63,7 @@ class Embeddings:
     @classmethod
     def of(
         cls,
-        z: Float[Tensor, "n *d"],
+        z: Float[Tensor, n * d],
         *,
         id: Int[Tensor, " n"] | None = None,
         view: int = 0,
@@ -79,8 +79,16 @@ class Embeddings:
 
     def rows(self, index: Tensor | slice) -> Embeddings:
         """The rows at `index`, with all they remember."""
-        pick = {name: getattr(self, name)[index] for name in ("z", "id", "view", "part", "age")}
-        return replace(self, **pick, facts={name: fact[index] for name, fact in self.facts.items()})
+        facts = {name: fact[index] for name, fact in self.facts.items()}
+        return replace(
+            self,
+            z=self.z[index],
+            id=self.id[index],
+            view=self.view[index],
+            part=self.part[index],
+            age=self.age[index],
+            facts=facts,
+        )
 
     def to_unit(self) -> Embeddings:
         """The same rows scaled to length 1; a zero row stays zero."""
@@ -90,8 +98,15 @@ class Embeddings:
     def cat(sets: Sequence[Embeddings]) -> Embeddings:
         """Several sets as one; facts that not every set has are dropped."""
         shared = set.intersection(*(set(s.facts) for s in sets))
-        columns = {name: torch.cat([getattr(s, name) for s in sets]) for name in ("z", "id", "view", "part", "age")}
-        return replace(sets[0], **columns, facts={name: torch.cat([s.facts[name] for s in sets]) for name in shared})
+        return replace(
+            sets[0],
+            z=torch.cat([s.z for s in sets]),
+            id=torch.cat([s.id for s in sets]),
+            view=torch.cat([s.view for s in sets]),
+            part=torch.cat([s.part for s in sets]),
+            age=torch.cat([s.age for s in sets]),
+            facts={name: torch.cat([s.facts[name] for s in sets]) for name in sorted(shared)},
+        )
 
 
 class Pairs(NamedTuple):
@@ -169,7 +184,7 @@ class Relation:
             raise ValueError(f"wanted as many candidates and grades as anchors, got {len(c)} and {len(g)} for {len(a)}")
         if len(g) and bool((g < 0).any()):
             raise ValueError(f"wanted grades of at least 0, got {float(g.min())}")
-        seen = {}
+        seen: dict[tuple[int, int], float] = {}
         for key in zip(a.tolist(), c.tolist(), g.tolist(), strict=True):
             seen.setdefault(key[:2], key[2])
         ordered = sorted(seen)

@@ -49,6 +49,11 @@ def test_lengths_are_cut_at_an_edge(cut: int | None) -> None:
     assert sum(over) == (sum(n > cut for n in lengths) if cut else 0)
 
 
+def test_cut_is_seen_beyond_the_longest_text() -> None:
+    layout = draw_lengths("anchor", [3, 4], cut=16, share=0.0).drawing["layout"]
+    assert layout["xaxis"]["range"][1] > layout["shapes"][0]["x0"] == 16
+
+
 def brightness(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]

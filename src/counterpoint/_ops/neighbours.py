@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +13,8 @@ from counterpoint.types import Embeddings
 MASKED = -torch.inf
 
 
-class Neighbours(NamedTuple):
+@dataclass(frozen=True)
+class Neighbours:
     """`index[i]` are the k nearest candidates of anchor i, best first, with their scores; masked places hold -1."""
 
     index: Int[Tensor, "n k"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
+import numpy as np
 import polars as pl
 
 from counterpoint.data.roles import TEXTS, Samples
@@ -127,9 +128,9 @@ def _texts(samples: Samples) -> list[Finding]:
         flat = flat.explode("text") if role != "anchor" else flat
         name = samples.columns[role]
         long = flat.filter(pl.col("text").str.len_chars() > LONGEST)
-        if len(long):
-            longest = long["text"].str.len_chars().max()
-            found += _finding("huge-text", f"a cell of {longest:,} characters in column '{name}'", long["row"].unique())
+        longest = max(long["text"].str.len_chars().to_list(), default=0)
+        message = f"a cell of {longest:,} characters in column '{name}'"
+        found += _finding("huge-text", message, long["row"].unique())
         damaged = flat.filter(pl.col("text").str.contains("\ufffd|\0"))["row"].unique(maintain_order=True)
         message = f"{len(damaged)} rows of '{name}' hold a replacement character or a zero byte"
         found += _finding("damaged-text", message, damaged)
@@ -149,7 +150,9 @@ def _pairs(samples: Samples) -> list[Finding]:
     distinct = flat["positive"].n_unique()
     if distinct == 1 and not samples.has("value"):
         found += _finding("no-negatives", "all positives are the same text", count=len(flat))
-    lengths = [flat[c].str.len_chars().median() or 0 for c in ("anchor", "positive")]
+    lengths = [
+        float(np.median(flat[c].str.len_chars().to_numpy())) if len(flat) else 0.0 for c in ("anchor", "positive")
+    ]
     if lengths[0] > SWAPPED * max(lengths[1], 1) and flat["anchor"].n_unique() < distinct and not samples.has("value"):
         found += _finding(
             "swapped-columns",

@@ -184,25 +184,25 @@ def _parquet(path: Path) -> pl.DataFrame:
 
 def _delimited(content: bytes, path: Path, delimiter: str) -> pl.DataFrame:
     """polars reads what follows the rules; record by record what does not, to forgive it or to say the line."""
-    names = _header(content.decode("utf-8"), path, delimiter)
+    names = _header(content, path, delimiter)
     quote = None if delimiter == "\t" else '"'
     try:
         frame = pl.read_csv(content, separator=delimiter, quote_char=quote, infer_schema=False)
     except pl.exceptions.PolarsError:
-        return _by_record(content.decode("utf-8"), path, delimiter, names)
+        return _by_record(content, path, delimiter, names)
     if [name.strip() for name in frame.columns] != names:
-        return _by_record(content.decode("utf-8"), path, delimiter, names)
+        return _by_record(content, path, delimiter, names)
     frame.columns = names
     return frame
 
 
-def _header(text: str, path: Path, delimiter: str) -> list[str]:
+def _header(content: bytes, path: Path, delimiter: str) -> list[str]:
     """The names of the columns.
 
     Raises:
         Refusal: another delimiter, Excel's own first line, or a name that stands twice.
     """
-    line, cells = next((line, cells) for line, cells in _records(text, path, delimiter) if cells)
+    line, cells = next((line, cells) for line, cells in _records(content, path, delimiter) if cells)
     where, names = f"{path}, line {line}", [cell.strip() for cell in cells]
     first = delimiter.join(names)
     if first.lower().startswith("sep=") and len(first) <= len("sep=;"):
@@ -225,17 +225,18 @@ def _header(text: str, path: Path, delimiter: str) -> list[str]:
     return names
 
 
-def _records(text: str, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+def _records(content: bytes, path: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """The cells of each record with the line that it starts in. Slower than polars; a stray quote in a cell is a quote.
 
     Raises:
         Refusal: a quote that is never closed, or text after one that is.
     """
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
-    longest = csv.field_size_limit(len(text) + 1)
+    longest = csv.field_size_limit(len(content) + 1)
     line = 1
     try:
-        reader = csv.reader(io.StringIO(text, newline=None), delimiter=delimiter, quoting=quoting, strict=True)
+        text = io.TextIOWrapper(io.BytesIO(content), encoding="utf-8")  # in which \r ends a line too
+        reader = csv.reader(text, delimiter=delimiter, quoting=quoting, strict=True)
         for cells in reader:
             yield line, cells
             line = reader.line_num + 1
@@ -247,9 +248,9 @@ def _records(text: str, path: Path, delimiter: str) -> Iterator[tuple[int, list[
         csv.field_size_limit(longest)
 
 
-def _by_record(text: str, path: Path, delimiter: str, names: list[str]) -> pl.DataFrame:
+def _by_record(content: bytes, path: Path, delimiter: str, names: list[str]) -> pl.DataFrame:
     rows, head = [], True
-    for line, cells in _records(text, path, delimiter):
+    for line, cells in _records(content, path, delimiter):
         if len(cells) > len(names):
             raise Refusal(
                 f"a row with at most {len(names)} cells, as the header has",

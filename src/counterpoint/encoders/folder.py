@@ -6,8 +6,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
-
-from torch import nn
+from typing import Any
 
 from counterpoint.encoders.text import PROMPT_NAMES, WEIGHTS, TextEncoder
 
@@ -35,7 +34,7 @@ def save(encoder: TextEncoder, target: Path) -> None:
     _write_prompts(encoder, target)
 
 
-def _write_weights(module: nn.Module, encoder: TextEncoder, folder: Path) -> None:
+def _write_weights(module: Any, encoder: TextEncoder, folder: Path) -> None:
     if not any(True for _ in module.parameters()):
         return
     with tempfile.TemporaryDirectory(dir=folder.parent if folder.parent.exists() else None) as scratch:

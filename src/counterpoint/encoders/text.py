@@ -28,7 +28,7 @@ PROMPT_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
 # Families whose authors say that texts without a prompt lose quality: name -> the prompts to type.
 NEEDS_PROMPTS: Mapping[str, str] = MappingProxyType(
     {
-        r"(^|[-_/])e5-(small|base|large)|multilingual-e5-(small|base|large)$": "--prompt anchor='query: ' --prompt positive='passage: '",
+        r"(^|[-_/])e5-(small|base|large)": "--prompt anchor='query: ' --prompt positive='passage: '",
         r"bge-(small|base|large)-en": "--prompt anchor='Represent this sentence for searching relevant passages: '",
         r"qwen3-embedding": "--prompt anchor='Instruct: Given a web search query, retrieve relevant passages that answer "
         "the query\\nQuery:'",
@@ -77,7 +77,7 @@ class TextEncoder(nn.Module):
     @property
     def width(self) -> int:
         """d, the number of dimensions of an embedding."""
-        return int(self.model.get_embedding_dimension())
+        return int(self.model.get_embedding_dimension() or 0)
 
     @property
     def longest(self) -> int:
@@ -254,10 +254,8 @@ def load(
         raise Refusal(
             "a model that sentence-transformers loads", text, where=f"--model {name}", remedy=remedy
         ) from error
-    own = {
-        role: next((model.prompts[n] for n in names if model.prompts.get(n)), "")
-        for role, names in PROMPT_NAMES.items()
-    }
+    known = {name: prompt for name, prompt in model.prompts.items() if prompt}
+    own = {role: next((known[n] for n in names if n in known), "") for role, names in PROMPT_NAMES.items()}
     return TextEncoder(model, folder, {**own, **(prompts or {})}, lengths or {})
 
 

@@ -18,7 +18,7 @@ SYSTEMS = {"before": "before", "after": "after training", "bm25": "BM25 (words o
 MARKERS = {"before": "circle-open", "after": "circle", "bm25": "diamond"}
 RANKS = {"1": (1, 1), "2-3": (2, 3), "4-10": (4, 10), "11-100": (11, 100), ">100": (101, None)}
 MOST_POINTS = 1_500  # more points than pixels are not seen, only paid for
-SMOOTHING = 20  # the smooth line looks back over this part of the run, 1/20
+SMOOTHING = 40  # the smooth line looks 1/40 of the run to either side
 BINS = 24
 TABLE_ROWS = 12
 
@@ -376,7 +376,7 @@ def draw_lengths(role: str, lengths: Sequence[int], *, cut: int | None, share: f
     said = f"{len(lengths):,} sampled texts of the {role}"
     if cut:
         said += f", cut after {cut} tokens" + ("" if share is None else f": {percent(share)} lose their end")
-    across = _titled("tokens in a text", nticks=8, range=[0, bins[-1][1]])
+    across = _titled("tokens in a text", nticks=8, range=[0, max(bins[-1][1], 1.03 * (cut or 0))])
     shapes = [_upright(cut, "dash")] if cut else []
     drawing = _drawing([bars], height=240, showlegend=False, xaxis=across, yaxis=_titled("texts"), shapes=shapes)
     rows = [[end, f"{count:,}"] for end, (_, _, count) in zip(ends, bins, strict=True) if count]

@@ -59,7 +59,7 @@ def of_mean(values: np.ndarray, unit: np.ndarray, *, seed: int = 0) -> Interval:
         reach = float(student.ppf((1 + LEVEL) / 2, len(sums) - 1) * error)
         return Interval(value, value - reach, value + reach)
 
-    def ratio(total: Any, size: Any, axis: int = -1) -> Any:  # noqa: ANN401 - arrays, or numbers where scipy has one sample
+    def ratio(total: Any, size: Any, axis: int = -1) -> Any:
         return total.sum(axis) / size.sum(axis)
 
     return _bootstrap((sums, sizes), ratio, value, seed, means=True)

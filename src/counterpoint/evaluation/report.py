@@ -274,7 +274,7 @@ def _searches(story: Story) -> list[Section]:
 def _split(split: Mapping[str, Any]) -> Html:
     if not split.get("sizes"):
         return Html()
-    told = ", ".join(str(split[key]) for key in ("how", "unit") if split.get(key))
+    told = ", ".join(dict.fromkeys(str(split[key]) for key in ("how", "unit") if split.get(key)))
     rows = [[name, f"{size:,}"] for name, size in split["sizes"].items()]
     return table("How the rows were split" + (f": {told}" if told else ""), ["split", "rows"], rows)
 

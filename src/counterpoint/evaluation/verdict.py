@@ -41,16 +41,13 @@ def summarise(measured: Measured, *, seed: int = 0) -> dict[str, dict[str, float
 
 def difference(before: Measured, after: Measured, *, seed: int = 0) -> dict[str, Interval]:
     """after - before, paired: the same resamples of the same rows for both."""
-    found = {}
-    for name, old in before.values.items():
-        new = after.values[name]
-        if old.ndim == 1:
-            found[name] = of_mean(new - old, before.unit, seed=seed)
-        else:
-            found[name] = of_statistic(
-                lambda at, old=old, new=new: correlation(new[at]) - correlation(old[at]), before.unit, seed=seed
-            )
-    return found
+    return {name: _change(old, after.values[name], before.unit, seed=seed) for name, old in before.values.items()}
+
+
+def _change(old: np.ndarray, new: np.ndarray, unit: np.ndarray, *, seed: int) -> Interval:
+    if old.ndim == 1:
+        return of_mean(new - old, unit, seed=seed)
+    return of_statistic(lambda at: correlation(new[at]) - correlation(old[at]), unit, seed=seed)
 
 
 def _interval(values: np.ndarray, unit: np.ndarray, seed: int) -> Interval:

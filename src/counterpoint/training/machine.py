@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -32,7 +33,7 @@ def pick_device(wanted: str) -> str:
     have += ["cuda"] if torch.cuda.is_available() else []
     if wanted == "auto":
         return have[-1]
-    if wanted.split(":")[0] not in have:
+    if wanted.split(":", maxsplit=1)[0] not in have:
         raise Refusal("a device of this machine: " + ", ".join(have), f"'{wanted}'", where="--device")
     return wanted
 
@@ -61,9 +62,8 @@ def _product_seconds(dtype: torch.dtype, repeats: int = 7) -> float:
 def memory_bytes(encoder: nn.Module, tokens: int, precision: str, *, length: int = 0) -> int:
     """About how much memory a step takes whose batch has this many tokens, in texts of at most `length` tokens."""
     weights = sum(p.numel() for p in encoder.parameters())
-    config = next(
-        (m.config for m in encoder.modules() if hasattr(getattr(m, "config", None), "num_hidden_layers")), None
-    )
+    configs: list[Any] = [getattr(module, "config", None) for module in encoder.modules()]
+    config = next((c for c in configs if hasattr(c, "num_hidden_layers")), None)
     layers, width, heads = 1, 1024, 16
     if config is not None:
         layers, width, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads

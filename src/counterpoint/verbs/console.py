@@ -46,11 +46,9 @@ class Screen:
             task = bar.add_task(name, total=total, note="")
 
             def tick(amount: float = 0, *, done: float | None = None, note: str | None = None) -> None:
-                fields = {} if note is None else {"note": note}
-                if done is not None:
-                    bar.update(task, completed=done, **fields)
-                else:
-                    bar.update(task, advance=amount, **fields)
+                bar.update(task, advance=amount, completed=done)
+                if note is not None:
+                    bar.update(task, note=note)
 
             yield tick
         self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started

@@ -13,8 +13,8 @@ from counterpoint.encoders.text import embed
 from counterpoint.evaluation.tasks import Measured, Retrieval
 from counterpoint.types import Embeddings
 from counterpoint.verbs import folder
-from counterpoint.verbs.fit import Job, Trained, out_of_memory, room, show_verdict
 from counterpoint.verbs.console import Screen
+from counterpoint.verbs.fit import Job, Trained, out_of_memory, room, show_verdict
 from counterpoint.verbs.settings import Run
 
 SEARCHES = (

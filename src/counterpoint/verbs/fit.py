@@ -7,12 +7,11 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import torch
 
 from counterpoint.data.batches import TextRows

@@ -49,11 +49,14 @@ class Plan:
     warnings: tuple[str, ...]
 
 
-def measure_lengths(encoder: TextEncoder, prepared: Prepared, run: Run) -> tuple[dict, dict[str, list[int]]]:
+def measure_lengths(
+    encoder: TextEncoder, prepared: Prepared, run: Run
+) -> tuple[dict[str, dict[str, float]], dict[str, list[int]]]:
     """For each role how many tokens its texts keep and what share of them is cut."""
     frame = prepared.split.part("train")
     generator = np.random.default_rng(run.seed)
-    lengths, counts = {}, {}
+    lengths: dict[str, dict[str, float]] = {}
+    counts: dict[str, list[int]] = {}
     for role in ("anchor", "positive"):
         if role not in frame.columns:
             continue
@@ -113,7 +116,7 @@ def make_plan(
     steps, epochs = _steps(run, rows, batch)
     sides = (
         2
-        if "positive" not in lengths or recipe.startswith(("simcse", "supcon")) and recipe != "simcse_supervised"
+        if "positive" not in lengths or (recipe.startswith(("simcse", "supcon")) and recipe != "simcse_supervised")
         else 1
     )
     extra = int(arguments.get("negatives", 1)) if recipe in ("pairs_with_negatives", "simcse_supervised") else 0

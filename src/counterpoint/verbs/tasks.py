@@ -72,7 +72,7 @@ def _distinct(frame: pl.DataFrame) -> list[str]:
     return frame["positive"].explode().unique(maintain_order=True).to_list()
 
 
-def _retrieval(frame: pl.DataFrame, candidates: list[str]) -> Retrieval:
+def _retrieval(frame: pl.DataFrame, candidates: Sequence[str]) -> Retrieval:
     known = frame.group_by("anchor", maintain_order=True).agg(
         pl.col("positive").explode().unique(maintain_order=True), pl.col("unit").first()
     )
