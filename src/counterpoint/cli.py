@@ -246,7 +246,7 @@ def _named(options: list[str] | None, flag: str) -> dict[str, str]:
 
 def _whole_numbers(values: dict[str, str]) -> dict[str, int]:
     for name, value in values.items():
-        if not value.isdigit():
+        if not (value.isascii() and value.isdigit() and len(value) < 10):
             raise Refusal("a whole number of tokens", f"'{value}'", where=f"--length {name}")
     return {name: int(value) for name, value in values.items()}
 

@@ -38,9 +38,10 @@ def ended_by_signals() -> Iterator[None]:
 
 def _wait(reader: socket.socket) -> None:
     """Read numbers until one of ours arrives or the block has ended."""
-    while received := reader.recv(1):
-        if received[0] in SIGNALS:
-            _end(signal.Signals(received[0]).name)
+    with reader:
+        while received := reader.recv(1):
+            if received[0] in SIGNALS:
+                _end(signal.Signals(received[0]).name)
 
 
 def _end(name: str) -> None:
@@ -48,6 +49,8 @@ def _end(name: str) -> None:
     scratch = list(folder.unfinished) if folder is not None else []
     for path in scratch:
         shutil.rmtree(path, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a folder that holds other runs stays
+            path.parent.rmdir()
     kept = (
         "the unfinished run was removed; finished runs and the model you had are as they were"
         if scratch

@@ -119,7 +119,6 @@ def case(
     content: str | bytes | None = None,
     make: Make | None = None,
     shown: bool = False,
-    broken: str | None = None,
 ) -> object:
     """One row of the table.
 
@@ -131,12 +130,10 @@ def case(
         content: of it; None: a good table.
         make: makes whatever else there is.
         shown: the refusal comes after the plan or the findings were printed.
-        broken: why this case is known not to hold yet.
     """
     typed = argv.split() if isinstance(argv, str) else argv
     there = {} if content is None and file not in typed else {file: table() if content is None else content}
-    marks = [pytest.mark.xfail(reason=broken, strict=False)] if broken else []
-    return pytest.param(typed, words, there, make, shown, id=name, marks=marks)
+    return pytest.param(typed, words, there, make, shown, id=name)
 
 
 FILES = [
@@ -228,8 +225,7 @@ ROLES = [
     case("one column for two roles", "fit data.csv --anchor query --positive query", "'query'",
          "--anchor and --positive", "data.csv"),
     case("the anchor ignored", "fit data.csv --ignore query", "columns doc", "--anchor COLUMN"),
-    case("a column that is not there ignored", "fit data.csv --dry-run --ignore page", "'page'",
-         broken="--ignore takes any name"),
+    case("a column that is not there ignored", "fit data.csv --dry-run --ignore page", "'page'"),
     case("empty column", "fit data.csv", "'doc' (positive) is empty", "data.csv", "empty-column",
          content="query,doc\n" + "a,\n" * 60),
     case("column of spaces", "fit data.csv", "'doc' (positive) is empty", content="query,doc\n" + "a,   \n" * 60),
@@ -366,8 +362,7 @@ OPTIONS = [
     case("prompt without a text", "fit data.csv --prompt anchor", "NAME=VALUE", "--prompt"),
     case("two tokens", "fit data.csv --length anchor=2", "at least 4 tokens", "--length anchor"),
     case("a word for tokens", "fit data.csv --length anchor=few", "whole number", "'few'", "--length anchor"),
-    case("a digit that is no number", "fit data.csv --length anchor=²", "whole number",
-         broken="str.isdigit is true of ²"),
+    case("a digit that is no number", "fit data.csv --length anchor=²", "whole number"),
     case("unknown code", "fit data.csv --allow leek", "'leek'", "did you mean 'leak'"),
 ]  # fmt: skip
 
@@ -386,9 +381,9 @@ MODELS = [
          make=model(config__json=b'{"model_type": "nothing"}')),
     case("a broken tokenizer", "fit data.csv --model m", "--model m", make=model(tokenizer__json=b"{")),
     case("no tokenizer", "fit data.csv --dry-run --model m", "tokenizer", "--model m",
-         make=model(("tokenizer*",)), broken="an empty tokenizer is made up"),
+         make=model(("tokenizer*",))),
     case("weights that are no numbers", "fit data.csv --dry-run --model m", "NaN",
-         make=without_numbers, broken="nobody looks at the weights"),
+         make=without_numbers),
 ]  # fmt: skip
 
 CORPORA = [
@@ -401,7 +396,7 @@ CORPORA = [
     case("a corpus beside labels", "fit data.csv --corpus c.csv", "--corpus", "label",
          content=alone(lambda i: "ab"[i % 2]), make=plain_file("c.csv", "text\na\n")),
     case("a corpus of blanks", "fit data.csv --dry-run --corpus c.csv", "c.csv",
-         make=plain_file("c.csv", "text\n \n \n"), broken="the positives alone are ranked"),
+         make=plain_file("c.csv", "text\n \n \n")),
 ]  # fmt: skip
 
 PLACES = [
@@ -435,9 +430,9 @@ VERBS = [
     case("search for nothing", ["search", "r", "  "], "an empty text", make=run_folder()),
     case("search for no result", "search r words -k 0", "at least 1", "-k", make=run_folder()),
     case("search of a damaged corpus", "search r words", "corpus.parquet",
-         make=run_folder(b"PAR1"), broken="polars' own error is shown"),
+         make=run_folder(b"PAR1")),
     case("search of another table", "search r words", "corpus.parquet",
-         make=run_folder(parquet()), broken="a missing column is not expected"),
+         make=run_folder(parquet())),
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float
@@ -44,7 +44,7 @@ WEIGHTS = (
     "*.safetensors.index.json",
     "*.bin.index.json",
 )
-CHUNK = 32  # texts in one pass; sorted by length first, so that a long text does not pad all others
+CHUNK = 16  # texts in one pass; sorted by length first, so that a long text does not pad all others
 HUB_SKIP = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf")
 
 
@@ -217,7 +217,7 @@ def _with_weights(path: Path, name: str) -> Path:
 
 
 def load(
-    name: str,
+    name: str | Path,
     *,
     prompts: Mapping[str, str] | None = None,
     lengths: Mapping[str, int] | None = None,
@@ -237,6 +237,7 @@ def load(
     Raises:
         Refusal: no such model, no weights, a model that needs its own code, or a role without a meaning.
     """
+    name = str(name)
     folder = find(name)
     for role in {**(prompts or {}), **(lengths or {})}:
         if role not in PROMPT_NAMES:
@@ -254,6 +255,13 @@ def load(
         raise Refusal(
             "a model that sentence-transformers loads", text, where=f"--model {name}", remedy=remedy
         ) from error
+    tokenizer: Any = getattr(model, "tokenizer", None)
+    if hasattr(tokenizer, "all_special_ids") and len(tokenizer) <= len(tokenizer.all_special_ids):
+        raise Refusal(
+            "a model folder with its tokenizer", "none", where=f"--model {name}", remedy="copy tokenizer.json too"
+        )
+    if not all(torch.isfinite(p).all() for p in model.parameters()):
+        raise Refusal("weights that are numbers", "NaN or infinite weights", where=f"--model {name}")
     known = {name: prompt for name, prompt in model.prompts.items() if prompt}
     own = {role: next((known[n] for n in names if n in known), "") for role, names in PROMPT_NAMES.items()}
     return TextEncoder(model, folder, {**own, **(prompts or {})}, lengths or {})

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from counterpoint._ops.neighbours import neighbours
 from counterpoint.bundled import MINILM
+from counterpoint.data.identity import content_ids
 from counterpoint.data.python_code import mine_functions, split_by_package
 from counterpoint.encoders.text import embed
-from counterpoint.evaluation.tasks import Measured, Retrieval
+from counterpoint.evaluation.tasks import DEPTH, Measured, Retrieval
 from counterpoint.types import Embeddings
 from counterpoint.verbs import folder
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.fit import Job, Trained, out_of_memory, room, show_verdict
 from counterpoint.verbs.settings import Run
 
-SEARCHES = (
-    "read settings from a configuration file",
-    "wait until all threads have finished",
-    "remove duplicates but keep the order",
-)
-# A rate that lifts MiniLM within two minutes on two cores, and lengths that let it see enough of the code.
-RATE, LENGTHS = 8e-5, {"anchor": 48, "positive": 96}
+SEARCHES = 3  # docstrings of held-out functions, drawn by the seed, whose function the demo looks for before and after
+WORDS = (5, 12)  # of such a docstring, so that it reads like a search
+SHOWN = 3
+# A rate that lifts MiniLM within two minutes on two cores, lengths that let it see enough of the code, and a batch that
+# keeps the whole demo within 2.5 GB.
+RATE, LENGTHS, BATCH = 8e-5, {"anchor": 48, "positive": 96}, 56
 
 
 def demo(
@@ -53,6 +53,7 @@ def demo(
         steps=steps,
         minutes=seconds / 60 if seconds else None,
         lr=RATE,
+        batch=BATCH,
         dropout=0.0,
         seed=seed,
         lengths=LENGTHS,
@@ -61,30 +62,42 @@ def demo(
     )
     job = Job(frame, run, screen, corpus=held["code"].to_list())
     with folder.writing(job.out, needed=room(job)) as scratch, out_of_memory(job):
-        old = show_searches(job, job.before(), "before training")
+        queries = pick_searches(job, seed)
+        old = show_searches(job, queries, job.before(), "before training")
         job.train()
         job.after()
-        new = show_searches(job, job.measured_after, "after training")
-        pairs = zip(SEARCHES, old, new, strict=True)
-        searches = [{"query": words, "before": before, "after": after} for words, before, after in pairs]
-        trained = job.write(scratch, searches)
+        new = show_searches(job, queries, job.measured_after, "after training")
+        trained = job.write(scratch, [{"query": words, "before": old[words], "after": new[words]} for words in old])
     show_verdict(trained, screen)
     return trained
 
 
-def show_searches(job: Job, measured: Measured, when: str, k: int = 3) -> list[list[str]]:
-    """The first lines of the k functions that each search finds among the held-out packages."""
+def pick_searches(job: Job, seed: int) -> list[int]:
+    """A few test queries of a handful of words, drawn by the seed and by nothing else."""
+    assert isinstance(job.task, Retrieval)
+    order = np.random.default_rng(seed).permutation(len(job.task.queries))
+    short = [int(q) for q in order if WORDS[0] <= len(job.task.queries[q].split()) <= WORDS[1]]
+    return short[:SEARCHES]
+
+
+def show_searches(job: Job, queries: list[int], measured: Measured, when: str) -> dict[str, list[str]]:
+    """What each search finds among the held-out functions, shown with a mark at the one it describes."""
     assert isinstance(job.task, Retrieval)
     assert measured.vectors is not None
-    words = Embeddings.of(embed(job.encoder, SEARCHES, precision=job.plan.precision))
-    found = neighbours(words, Embeddings.of(measured.vectors, id=-1 - torch.arange(len(measured.vectors))), k)
-    results = [[job.task.candidates[i] for i in row] for row in found.index.tolist()]
-    job.screen.say(f"three searches {when}:")
-    for query, texts in zip(SEARCHES, results, strict=True):
-        job.screen.say(f"  {query}", style="bold")
-        for text in texts:
-            job.screen.say(f"      {signature(text)}", style="cyan")
-    return results
+    texts = [job.task.queries[q] for q in queries]
+    words = Embeddings.of(embed(job.encoder, texts, precision=job.plan.precision), id=content_ids(texts))
+    candidates = Embeddings.of(measured.vectors, id=content_ids(job.task.candidates))
+    found = neighbours(words, candidates, SHOWN).index.tolist()
+    job.screen.say(f"{len(queries)} searches {when}, in the words of held-out docstrings; * is the function described:")
+    for q, row in zip(queries, found, strict=True):
+        rank = int(measured.ranks[q])
+        job.screen.say(
+            f"  {job.task.queries[q]}   (found at place {rank if rank <= DEPTH else f'over {DEPTH}'})", style="bold"
+        )
+        for i in row:
+            mark = "*" if i in job.task.positives[q] else " "
+            job.screen.say(f"    {mark} {signature(job.task.candidates[i])}", style="cyan")
+    return {words: [job.task.candidates[i] for i in row] for words, row in zip(texts, found, strict=True)}
 
 
 def signature(code: str) -> str:

@@ -6,7 +6,8 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -16,13 +17,14 @@ import torch
 
 from counterpoint.data.batches import TextRows
 from counterpoint.encoders.folder import save
-from counterpoint.encoders.text import autocast, embed
+from counterpoint.encoders.text import TextEncoder, autocast, embed
 from counterpoint.encoders.text import load as load_encoder
 from counterpoint.errors import Refusal
 from counterpoint.evaluation.tasks import Measured, Retrieval
 from counterpoint.evaluation.verdict import BETTER, judge, value_of
 from counterpoint.training.loop import History, Schedule, train
 from counterpoint.training.machine import describe, peak_memory, pick_device
+from counterpoint.training.method import Method
 from counterpoint.verbs import folder, story
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
@@ -69,7 +71,7 @@ class Job:
         stem = Path(name.rpartition(":")[2]).name
         self.out = Path(run.out) if run.out else folder.next_name(self.prepared.samples.source.split(".")[0], stem)
         folder.refuse_existing(self.out)
-        corpus = corpus_texts(run.corpus) if run.corpus else corpus
+        corpus = corpus_texts(run.corpus, run.delimiter) if run.corpus else corpus
         self.task, self.dev = tasks(self.prepared, self.choice, corpus, seed=run.seed)
         device = pick_device(run.device)
         with screen.stage("loading the model"):
@@ -112,7 +114,7 @@ class Job:
         """Train; the weights of the step that was best on dev stay."""
         torch.manual_seed(self.run.seed)
         rows = TextRows.of(self.prepared.split.part("train"))
-        method = self.recipe(self.encoder, rows, **self.plan.arguments)
+        method = make_method(self.recipe, self.encoder, rows, self.plan.arguments)
         seconds = 60 * self.plan.minutes if self.plan.minutes else None
         schedule = Schedule(self.plan.steps, self.plan.lr, seconds, evaluations=self.run.evaluations)
         with self.screen.stage("training", total=1.0) as bar:
@@ -209,6 +211,28 @@ class Job:
             "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}},
             "next": story.next_commands(self.out, corpus=self.measured_after.vectors is not None),
         }
+
+
+def make_method(recipe: Callable, encoder: TextEncoder, rows: TextRows, arguments: Mapping[str, Any]) -> Method:
+    """Call a recipe; what a user's own does wrong is said in one line.
+
+    Raises:
+        Refusal: a recipe of one's own that fails or returns something else.
+    """
+    ours = recipe.__module__.startswith("counterpoint.")
+    try:
+        method = recipe(encoder, rows, **arguments)
+    except Refusal:
+        raise
+    except Exception as error:
+        if ours:
+            raise
+        line = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"--recipe {recipe.__name__}, {line.filename}, line {line.lineno}"
+        raise Refusal("a recipe that runs", f"{type(error).__name__}: {error}", where=where) from error
+    if not isinstance(method, Method):
+        raise Refusal("a recipe that returns a Method", type(method).__name__, where=f"--recipe {recipe.__name__}")
+    return method
 
 
 def fit(data: object, *, dry_run: bool = False, quiet: bool = False, **settings: Any) -> Trained | None:

@@ -72,7 +72,14 @@ class Model:
         path = (self.run or Path()) / "corpus.parquet"
         if self.run is None or not path.exists():
             raise Refusal("a run folder with a corpus to search", "none", where=str(self.run or self.encoder.folder))
-        return pl.read_parquet(path)
+        try:
+            corpus = pl.read_parquet(path, columns=["text", "vector"])
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise Refusal("the corpus that a run wrote", str(error).splitlines()[0], where=str(path)) from error
+        if corpus.schema["vector"] != pl.Array(pl.Float32, self.encoder.width) or not len(corpus):
+            came = f"{len(corpus)} rows of {corpus.schema['vector']}"
+            raise Refusal(f"vectors of width {self.encoder.width}", came, where=str(path))
+        return corpus
 
 
 def load(

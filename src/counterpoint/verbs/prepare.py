@@ -10,6 +10,7 @@ from counterpoint.data.matches import read_matches
 from counterpoint.data.roles import Samples, assign
 from counterpoint.data.sources import read
 from counterpoint.data.splits import Split, split
+from counterpoint.errors import Refusal, closest
 from counterpoint.verbs.settings import Run
 
 
@@ -32,6 +33,11 @@ def inspect(data: object, run: Run) -> tuple[Samples, tuple[Finding, ...]]:
     """Read the data, give the columns roles, and lint."""
     ignored = [column for role, column in run.roles.items() if role.startswith("ignore:")]
     frame = read(data, delimiter=run.delimiter)
+    unknown = next((c for c in ignored if c not in frame.columns), None)
+    if unknown is not None:
+        raise Refusal(
+            "a column for --ignore", f"'{unknown}'", where=name_of(data), remedy=closest(unknown, frame.columns)
+        )
     kept = [c for c in frame.columns if c not in ignored]
     given = {role: column for role, column in run.roles.items() if not role.startswith("ignore:")}
     samples = assign(frame.select(kept), given, source=name_of(data))

@@ -5,11 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral, Real
+from pathlib import PurePath
 from typing import Any
 
 from counterpoint.bundled import MINILM
 from counterpoint.errors import Refusal
 
+NUMBERS = {
+    "lr": Real,
+    "steps": Integral,
+    "epochs": Real,
+    "minutes": Real,
+    "batch": Integral,
+    "seed": Integral,
+    "dropout": Real,
+}
+SHORTEST = 4  # tokens: a beginning, an end, and two of a text
 PRECISIONS = ("auto", "fp32", "bf16")
 
 
@@ -62,6 +74,7 @@ class Run:
     evaluations: int = 4
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in ("lr", "steps", "epochs", "minutes", "batch"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -69,18 +82,28 @@ class Run:
         if self.lr > 1:
             raise Refusal("a learning rate of at most 1", self.lr, where="--lr", remedy="5e-5 is the default")
         if self.batch < 2:
-            raise Refusal(
-                "a batch of at least 2",
-                self.batch,
-                where="--batch",
-                remedy="the negatives of a row are the others of its batch",
-            )
+            remedy = "the negatives of a row are the others of its batch"
+            raise Refusal("a batch of at least 2", self.batch, where="--batch", remedy=remedy)
         if self.precision not in PRECISIONS:
             raise Refusal("a precision: " + ", ".join(PRECISIONS), f"'{self.precision}'", where="--precision")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise Refusal("a dropout rate from 0 up to 1", self.dropout, where="--dropout")
-        for role, length in self.lengths.items():
-            if length < 4:
-                raise Refusal("at least 4 tokens", length, where=f"--length {role}")
         if not 0 <= self.seed < 2**63:
             raise Refusal("a seed of at least 0", self.seed, where="--seed")
+
+    def _check_types(self) -> None:
+        """What a Python caller may get wrong; the command line hands over the right types."""
+        for name, kind in NUMBERS.items():
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
+                raise Refusal("a whole number" if kind is Integral else "a number", repr(value), where=f"--{name}")
+        for name in ("recipe", "model", "precision", "device"):
+            if not isinstance(getattr(self, name), str | PurePath):
+                remedy = "a recipe of your own is named by path/to/file.py:function" if name == "recipe" else None
+                raise Refusal("a text", type(getattr(self, name)).__name__, where=f"--{name}", remedy=remedy)
+        for role, prompt in self.prompts.items():
+            if not isinstance(prompt, str):
+                raise Refusal("a text", repr(prompt), where=f"--prompt {role}")
+        for role, length in self.lengths.items():
+            if not isinstance(length, int) or length < SHORTEST:
+                raise Refusal(f"at least {SHORTEST} tokens", repr(length), where=f"--length {role}")

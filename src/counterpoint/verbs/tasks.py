@@ -18,13 +18,13 @@ from counterpoint.verbs.recipes import Choice
 KNOWN = 5_000  # labelled training texts that a class is read from; more would cost time and change little
 
 
-def corpus_texts(path: str) -> list[str]:
+def corpus_texts(path: str, delimiter: str | None = None) -> list[str]:
     """The distinct texts of a corpus file: its document column, else its only text column.
 
     Raises:
-        Refusal: a file without a text column that can be told.
+        Refusal: a file without a text column that can be told, or without texts.
     """
-    frame = read(path)
+    frame = read(path, delimiter=delimiter)
     columns = [
         c for c in frame.columns if c.lower() in ("text", "doc", "document", "passage", "positive", "answer", "code")
     ]
@@ -36,7 +36,10 @@ def corpus_texts(path: str) -> list[str]:
             where=f"--corpus {Path(path).name}",
         )
     samples = assign(frame.select(columns), {"anchor": columns[0]}, source=Path(path).name)
-    return [t for t in samples.frame["anchor"].unique(maintain_order=True) if t]
+    texts = [t for t in samples.frame["anchor"].unique(maintain_order=True) if t]
+    if not texts:
+        raise Refusal("texts to rank against", "blank cells only", where=f"--corpus {Path(path).name}")
+    return texts
 
 
 def tasks(prepared: Prepared, choice: Choice, corpus: Sequence[str] | None, *, seed: int) -> tuple[Task, Task | None]:
@@ -49,7 +52,7 @@ def tasks(prepared: Prepared, choice: Choice, corpus: Sequence[str] | None, *, s
         seed: decides which training texts a class is read from.
     """
     parts = {name: prepared.split.part(name) for name in ("train", "dev", "test")}
-    if corpus is not None and choice.metric != "mrr@10":
+    if corpus is not None and (choice.metric != "mrr@10" or "positive" not in choice.roles):
         raise Refusal("pairs to rank for --corpus", f"roles {', '.join(prepared.samples.columns)}")
     if choice.metric == "spearman":
         return _similarity(parts["test"]), _similarity(parts["dev"])
