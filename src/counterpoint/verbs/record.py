@@ -1,0 +1,145 @@
+"""What a run leaves: its record, its cost, its corpus, its model, its report."""
+
+from __future__ import annotations
+
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from torch import Tensor
+
+from counterpoint.encoders.folder import save
+from counterpoint.evaluation.report import Story, render
+from counterpoint.evaluation.tasks import Classification, Retrieval, Task
+from counterpoint.training.machine import describe, peak_memory
+from counterpoint.verbs import folder
+from counterpoint.verbs.job import Job
+
+SCHEMA = 1
+MOVED = 4  # examples shown in each direction
+VERSIONS = ("counterpoint", "torch", "transformers", "sentence-transformers", "polars", "numpy")
+FROM_PLAN = ("recipe", "model", "device", "precision", "batch", "lr", "metric", "lengths", "negatives", "arguments")
+
+
+def write(job: Job, scratch: Path, searches: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Everything that a finished job knows, into a folder."""
+    with job.screen.stage("writing the run"):
+        run, cost, vectors = record_of(job), cost_of(job), job.measured_after.vectors
+        save(job.encoder, scratch / "model")
+        folder.write_json(scratch / "metrics.json", job.metrics)
+        folder.write_json(scratch / "run.json", run)
+        folder.write_json(scratch / "cost.json", cost)
+        if vectors is not None:
+            write_corpus(scratch / "corpus.parquet", job.task, vectors)
+        (scratch / "report.html").write_text(report_of(job, run, cost, searches), encoding="utf-8")
+
+
+def record_of(job: Job) -> dict[str, Any]:
+    """run.json: enough to repeat the run."""
+    samples, split, plan = job.prepared.samples, job.prepared.split, asdict(job.plan)
+    typed = shlex.join(["counterpoint", *sys.argv[1:]]) if Path(sys.argv[0]).name == "counterpoint" else None
+    return {
+        "schema": SCHEMA,
+        "command": typed or "counterpoint.fit(...)",
+        "settings": asdict(job.run),
+        **{name: plan[name] for name in FROM_PLAN},
+        "recipe_why": job.plan.why,
+        "seed": job.run.seed,
+        "steps": len(job.history.loss),
+        "best_step": job.history.best_step,
+        "roles": dict(samples.columns),
+        "unused": list(samples.unused),
+        "rows": len(samples),
+        "data": samples.source,
+        "split": {"how": split.how, "unit": split.unit, "sizes": split.sizes},
+        "findings": [
+            {"code": f.code, "level": f.level, "message": f.message, "count": f.count} for f in job.prepared.findings
+        ],
+        "prompts": job.encoder.prompts,
+        "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}},
+        "next": next_commands(job.out, corpus=job.measured_after.vectors is not None),
+    }
+
+
+def cost_of(job: Job) -> dict[str, Any]:
+    """cost.json: what the clock and the machine decide."""
+    return {
+        "schema": SCHEMA,
+        "seconds": {name: round(s, 2) for name, s in job.screen.seconds.items()},
+        "training_seconds": round(job.history.seconds, 2),
+        "processor_seconds": round(time.process_time(), 2),
+        "steps_per_second": round(len(job.history.loss) / max(job.history.seconds, 1e-9), 4),
+        "peak_memory_bytes": peak_memory(),
+        "machine": describe(),
+    }
+
+
+def candidates_of(task: Task) -> Sequence[str]:
+    """The texts that a task ranks or votes with, in the order of its vectors."""
+    if isinstance(task, Retrieval):
+        return task.candidates
+    return task.known if isinstance(task, Classification) else ()
+
+
+def write_corpus(path: Path, task: Task, vectors: Tensor) -> None:
+    """The candidates with their vectors in half precision, for `counterpoint search`."""
+    half = vectors.numpy().astype(np.float16)
+    table = pl.DataFrame({"text": list(candidates_of(task)), "vector": half.astype(np.float32)})
+    table.with_columns(pl.col("vector").cast(pl.Array(pl.Float32, vectors.shape[1]))).write_parquet(path)
+
+
+def next_commands(out: Path, *, corpus: bool) -> list[str]:
+    """Lines that a person can type or paste to go on."""
+    lines = [f'counterpoint search {out} "your words"'] if corpus else []
+    return [
+        *lines,
+        f"python -c \"import counterpoint; print(counterpoint.load('{out}').encode(['some text']).shape)\"",
+        f"python -c \"from sentence_transformers import SentenceTransformer as S; S('{out / 'model'}')\"",
+    ]
+
+
+def examples(job: Job) -> list[dict[str, Any]]:
+    """The queries whose first positive moved most, down and up."""
+    task, old, new = job.task, job.measured_before, job.measured_after
+    if not isinstance(task, Retrieval):
+        return []
+    gain = 1 / new.ranks - 1 / old.ranks
+    order = np.argsort(-gain, kind="stable")
+    picked = [i for i in order[:MOVED] if gain[i] > 0] + [i for i in order[::-1][:MOVED] if gain[i] < 0]
+    return [
+        {
+            "query": task.queries[i],
+            "positive": task.candidates[task.positives[i][0]],
+            "before": int(old.ranks[i]),
+            "after": int(new.ranks[i]),
+            "top_before": task.candidates[old.top[i]] if old.top[i] >= 0 else "",
+            "top_after": task.candidates[new.top[i]] if new.top[i] >= 0 else "",
+        }
+        for i in picked
+    ]
+
+
+def report_of(job: Job, run: Mapping[str, Any], cost: Mapping[str, Any], searches: Sequence[Mapping[str, Any]]) -> str:
+    """The report of a finished run."""
+    ranked = isinstance(job.task, Retrieval)
+    return render(
+        Story(
+            run={**run, "settings": run["arguments"]},
+            metrics=job.metrics,
+            cost=cost,
+            loss=job.history.loss,
+            dev=job.history.dev,
+            ranks=(job.measured_before.ranks.tolist(), job.measured_after.ranks.tolist()) if ranked else None,
+            examples=examples(job),
+            searches=searches,
+            token_lengths=job.plan.token_counts,
+        )
+    )
