@@ -11,7 +11,7 @@ import numbers
 import sys
 import traceback
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,16 @@ def function_of(recipe: str) -> Callable:
     return getattr(text, recipe)
 
 
+@contextlib.contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """A user's folder gets no __pycache__ from us."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
+
+
 def _own(recipe: str) -> Callable:
     path, _, name = recipe.rpartition(":")
     where = f"--recipe {recipe}"
@@ -98,7 +108,8 @@ def _own(recipe: str) -> Callable:
         raise Refusal("a Python file with a recipe", "no such file", where=where)
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # where its dataclasses look for it
     try:
-        spec.loader.exec_module(module)
+        with _no_bytecode():
+            spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever a user's file does wrong is the user's to mend
         lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == spec.origin]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1]
