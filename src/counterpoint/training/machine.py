@@ -59,8 +59,15 @@ def _product_seconds(dtype: torch.dtype, repeats: int = 7) -> float:
     return sorted(seconds)[repeats // 2]
 
 
-def memory_bytes(encoder: nn.Module, tokens: int, precision: str, *, length: int = 0) -> int:
-    """About how much memory a step takes whose batch has this many tokens, in texts of at most `length` tokens."""
+def memory_bytes(encoder: nn.Module, tokens: int, squares: int, precision: str) -> int:
+    """About how much memory a training step takes.
+
+    Args:
+        encoder: the model.
+        tokens: of the whole batch, padding included.
+        squares: sum of the squares of the lengths of its texts: what attention with dropout keeps.
+        precision: of the products.
+    """
     weights = sum(p.numel() for p in encoder.parameters())
     configs: list[Any] = [getattr(module, "config", None) for module in encoder.modules()]
     config = next((c for c in configs if hasattr(c, "num_hidden_layers")), None)
@@ -68,8 +75,8 @@ def memory_bytes(encoder: nn.Module, tokens: int, precision: str, *, length: int
     if config is not None:
         layers, width, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
     dropped = any(m.p > 0 for m in encoder.modules() if isinstance(m, nn.Dropout))
-    attention = heads * length * PER_ATTENTION[precision] if dropped else 0
-    return PROCESS + PER_WEIGHT * weights + tokens * layers * (width * PER_TOKEN[precision] + attention)
+    attention = squares * heads * PER_ATTENTION[precision] if dropped else 0
+    return PROCESS + PER_WEIGHT * weights + layers * (tokens * width * PER_TOKEN[precision] + attention)
 
 
 def memory_free(device: str) -> int:

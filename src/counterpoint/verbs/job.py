@@ -64,12 +64,23 @@ class Job:
             self.encoder.set_dropout(run.dropout)
         show_data(self.prepared.samples, screen)
         show_findings(self.prepared.findings, screen, run.allow)
+        torch.manual_seed(run.seed)  # of what the recipe adds, such as a head
+        self.rows = TextRows.of(self.prepared.split.part("train"))
+        self.method = make_method(self.recipe, self.encoder, self.rows, arguments)
         evaluated = 2 * self.task.texts() + (self.dev.texts() * (run.evaluations + 1) if self.dev else 0)
         why = self.choice.why if run.recipe == "auto" else "as you asked"
         self.plan = make_plan(
-            run, self.prepared, self.encoder, recipe=name, why=why, metric=self.choice.metric, arguments=arguments,
+            run,
+            self.prepared,
+            self.encoder,
+            self.method,
+            self.rows,
+            recipe=name,
+            why=why,
+            metric=self.choice.metric,
+            arguments=arguments,
             evaluated=evaluated,
-        )  # fmt: skip
+        )
         show_plan(self.plan, self.prepared, self.task.sizes(), str(self.out), screen)
         self.lexical: Measured | None = None
 
@@ -90,16 +101,13 @@ class Job:
 
     def train(self) -> History:
         """Train; the weights of the step that was best on dev stay."""
-        torch.manual_seed(self.run.seed)
-        rows = TextRows.of(self.prepared.split.part("train"))
-        method = make_method(self.recipe, self.encoder, rows, self.plan.arguments)
         seconds = 60 * self.plan.minutes if self.plan.minutes else None
         schedule = Schedule(self.plan.steps, self.plan.lr, seconds, evaluations=self.run.evaluations)
         with self.screen.stage("training", total=1.0) as bar:
             self.history = train(
-                method,
-                rows.take,
-                len(rows),
+                self.method,
+                self.rows.take,
+                len(self.rows),
                 schedule,
                 batch=self.plan.batch,
                 seed=self.run.seed,

@@ -33,9 +33,9 @@ def kind_lines() -> list[str]:
     """The kinds of data, the roles that they may have, and what is done with each."""
     lines = [
         "text (csv, tsv, jsonl, parquet; frames, datasets, lists and dicts in Python)",
-        "  with the roles          --recipe auto takes, measured by",
+        "  with the roles                 --recipe auto takes, measured by",
     ]
-    lines += [f"  {' + '.join(c.roles):<23} {c.recipe}, {c.metric}" for c in AUTO]
+    lines += [f"  {' + '.join(c.roles):<30} {c.recipe}, {c.metric}" for c in AUTO]
     lines += [
         "  by name: "
         + ", ".join(

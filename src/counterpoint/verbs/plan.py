@@ -6,21 +6,25 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 from rich.table import Table
 
+from counterpoint.data.batches import TextRows
 from counterpoint.encoders.text import TextEncoder, embed, missing_prompts
 from counterpoint.errors import Refusal
 from counterpoint.training.machine import memory_bytes, memory_free, pick_precision
+from counterpoint.training.method import Method
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.prepare import Prepared
 from counterpoint.verbs.settings import Run
 
 SAMPLE = 1_000  # texts whose tokens are counted
 COVERED = 0.95  # share of texts that the automatic length does not cut
+LOADED = 256  # training rows whose texts are counted to say what a row costs
+PADDING = 1.2  # tokens that pass the encoder for each one of a text, when texts of like length share a pass
 TRIAL = 16  # texts that are timed
 BACKWARD = 3.0  # a training step costs about three forward passes
 
@@ -69,13 +73,39 @@ def measure_lengths(
     return lengths, counts
 
 
-def seconds_per_token(encoder: TextEncoder, texts: Sequence[str], role: str, tokens: int, precision: str) -> float:
+@dataclass(frozen=True)
+class Load:
+    """What one training row sends through the encoder: texts, tokens, squares of text lengths; and candidates it brings."""
+
+    texts: float
+    tokens: float
+    squares: float
+    candidates: float
+
+
+def measure_load(encoder: TextEncoder, method: Method, rows: TextRows) -> Load:
+    """The load of a row, from the method's own views of a few rows."""
+    count = min(LOADED, len(rows))
+    views = method.views(rows.take(np.arange(count)), torch.Generator().manual_seed(0))
+    lengths = []
+    for view in views.values():
+        limit = encoder.lengths.get(view["role"], encoder.longest)
+        lengths.append([min(n, limit) for n in encoder.count_tokens(view["text"], view["role"])])
+    texts = sum(len(view) for view in lengths)
+    tokens = sum(sum(view) for view in lengths)
+    squares = sum(n * n for view in lengths for n in view)
+    others = texts - len(lengths[0]) if len(lengths) > 1 else texts
+    return Load(texts / count, PADDING * tokens / count, PADDING**2 * squares / count, others / count)
+
+
+def seconds_per_token(encoder: TextEncoder, texts: Sequence[str], role: str, precision: str) -> float:
     """Forward time a token, measured on a few texts after a first pass that does not count."""
     texts = list(texts[:TRIAL])
     embed(encoder, texts, role, precision=precision)
     started = time.perf_counter()
     embed(encoder, texts, role, precision=precision)
-    counted = sum(min(c, tokens) for c in encoder.count_tokens(texts, role))
+    limit = encoder.lengths.get(role, encoder.longest)
+    counted = sum(min(c, limit) for c in encoder.count_tokens(texts, role))
     return (time.perf_counter() - started) / max(counted, 1)
 
 
@@ -83,6 +113,8 @@ def make_plan(
     run: Run,
     prepared: Prepared,
     encoder: TextEncoder,
+    method: Method,
+    rows: TextRows,
     *,
     recipe: str,
     why: str,
@@ -96,6 +128,8 @@ def make_plan(
         run: the settings.
         prepared: the data.
         encoder: the loaded model; its lengths are set here.
+        method: what will be trained; its views say what a row costs.
+        rows: to train on.
         recipe: its name.
         why: why this one.
         metric: the one that decides.
@@ -105,36 +139,23 @@ def make_plan(
     Raises:
         Refusal: a batch that does not fit the memory, with the one that would.
     """
-    rows = prepared.split.sizes["train"]
-    batch, warnings = min(run.batch, rows), []
+    batch, warnings = min(run.batch, len(rows)), []
     if batch < run.batch:
-        warnings.append(f"batch {run.batch} is more than the {rows} training rows; {batch} is used")
+        warnings.append(f"batch {run.batch} is more than the {len(rows)} training rows; {batch} is used")
     device = str(encoder.device)
     precision = pick_precision(run.precision, device)
     lengths, counts = measure_lengths(encoder, prepared, run)
     encoder.lengths = {role: int(entry["tokens"]) for role, entry in lengths.items()}
-    steps, epochs = _steps(run, rows, batch)
-    sides = (
-        2
-        if "positive" not in lengths or (recipe.startswith(("simcse", "supcon")) and recipe != "simcse_supervised")
-        else 1
-    )
-    extra = int(arguments.get("negatives", 1)) if recipe in ("pairs_with_negatives", "simcse_supervised") else 0
-    mean = {role: float(np.minimum(c, lengths[role]["tokens"]).mean()) for role, c in counts.items()}
-    if sides == 2:
-        tokens_a_row, padded = 2 * mean["anchor"], 2 * lengths["anchor"]["tokens"]
-    else:
-        tokens_a_row = mean["anchor"] + (1 + extra) * mean["positive"]
-        padded = lengths["anchor"]["tokens"] + (1 + extra) * lengths["positive"]["tokens"]
-    longest = int(max(entry["tokens"] for entry in lengths.values()))
-    takes = partial(memory_bytes, encoder, precision=precision, length=longest)
-    _refuse_too_large(takes, batch, padded, memory_free(device))
-    frame = prepared.split.part("train")
-    role = "positive" if "positive" in lengths else "anchor"
-    texts = [t if isinstance(t, str) else t[0] for t in frame[role].head(TRIAL).to_list()]
-    pace = seconds_per_token(encoder, texts, role, int(lengths[role]["tokens"]), precision)
-    training = BACKWARD * pace * tokens_a_row * batch * steps if run.minutes is None else 60 * run.minutes
-    total = training + pace * evaluated * float(np.mean(list(mean.values())))
+    steps, epochs = _steps(run, len(rows), batch)
+    load = measure_load(encoder, method, rows)
+
+    def takes(size: int) -> int:
+        return memory_bytes(encoder, int(size * load.tokens), int(size * load.squares), precision)
+
+    _refuse_too_large(takes, batch, memory_free(device))
+    pace = seconds_per_token(encoder, rows.anchors, "anchor", precision)
+    training = BACKWARD * pace * load.tokens * batch * steps if run.minutes is None else 60 * run.minutes
+    total = training + pace * evaluated * load.tokens / load.texts
     if (typed := missing_prompts(encoder, run.model)) is not None:
         warnings.append(f"models of this family lose quality without prompts: add {typed}")
     for name, entry in lengths.items():
@@ -142,7 +163,7 @@ def make_plan(
             warnings.append(f"{entry['cut']:.0%} of the {name} texts are cut at {entry['tokens']} tokens")
     return Plan(
         recipe, why, arguments, metric, run.model, device, precision, steps, run.minutes, epochs, batch,
-        batch - 1 + extra * batch, run.lr, lengths, counts, total / 60, takes(int(batch * padded)), tuple(warnings),
+        int(load.candidates * batch) - 1, run.lr, lengths, counts, total / 60, takes(batch), tuple(warnings),
     )  # fmt: skip
 
 
@@ -156,14 +177,13 @@ def _steps(run: Run, rows: int, batch: int) -> tuple[int, float]:
     return steps, steps / a_pass
 
 
-def _refuse_too_large(takes: Callable[[int], int], batch: int, tokens_a_row: float, free: int) -> None:
+def _refuse_too_large(takes: Callable[[int], int], batch: int, free: int) -> None:
     """Refuse a batch that does not fit, and name the one that would."""
-    needed = takes(int(batch * tokens_a_row))
-    if needed <= free:
+    if takes(batch) <= free:
         return
-    fits = int((free - takes(0)) // max(1, takes(int(tokens_a_row)) - takes(0)))
+    fits = int((free - takes(0)) // max(1, takes(1) - takes(0)))
     raise Refusal(
-        f"memory for a batch of {batch}: about {needed / 1e9:.1f} GB",
+        f"memory for a batch of {batch}: about {takes(batch) / 1e9:.1f} GB",
         f"{free / 1e9:.1f} GB free",
         where="--batch",
         remedy=f"--batch {fits} would fit" if fits >= 2 else "a smaller model or shorter --length is needed",
