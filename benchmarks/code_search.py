@@ -23,10 +23,13 @@ os.environ.update(
     HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", HF_DATASETS_DISABLE_PROGRESS_BARS="1"
 )
 
+from clock import timed_trainer
+from table import METRICS, NAMES, table
+
 if TYPE_CHECKING:
     import numpy as np
     import polars as pl
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers import SentenceTransformerTrainingArguments
 
     from counterpoint.evaluation.tasks import Measured, Retrieval
 
@@ -37,8 +40,6 @@ LENGTHS = {"anchor": 48, "positive": 96}
 TEMPERATURE = 0.05
 WARMUP = 0.1
 ENDLESS = 10**6  # steps of a run that the clock ends
-METRICS = {"mrr@10": "MRR@10", "recall@1": "recall@1", "recall@10": "recall@10"}
-NAMES = {"ours": "counterpoint", "steps": "peer, equal steps", "time": "peer, equal time"}
 VERSIONS = ("counterpoint", "torch", "transformers", "sentence-transformers", "accelerate", "datasets", "numpy")
 
 
@@ -144,7 +145,7 @@ def train_peer(job: Job) -> dict[str, Any]:
     )
     rows = Dataset.from_dict({"anchor": train["docstring"].to_list(), "positive": train["code"].to_list()})
     trainer, clock = timed_trainer(
-        job.seconds, model=model, args=args, train_dataset=rows, loss=loss, data_collator=collator
+        job.seconds, WARMUP, model=model, args=args, train_dataset=rows, loss=loss, data_collator=collator
     )
     with torch.autocast("cpu", torch.bfloat16, enabled=job.precision == "bf16"):
         model.encode(train["code"].head(job.batch).to_list())  # our side has measured its model when its clock starts
@@ -185,65 +186,6 @@ def peer_arguments(job: Job) -> SentenceTransformerTrainingArguments:
         report_to="none",
         disable_tqdm=True,
     )
-
-
-class Clock:
-    """Seconds from just before the first batch is read to the end of the last step."""
-
-    def __init__(self, limit: float | None) -> None:
-        self.limit = limit
-        self.started: float | None = None
-        self.seconds = 0.0
-
-    def start(self) -> None:
-        """The first call counts."""
-        self.started = time.monotonic() if self.started is None else self.started
-
-    def progress(self) -> float:
-        """The share of the limit that has passed, at most 1."""
-        passed = 0.0 if self.started is None else time.monotonic() - self.started
-        return min(1.0, passed / self.limit) if self.limit else 0.0
-
-    def step(self) -> bool:
-        """Note the end of a step; whether the time is up."""
-        assert self.started is not None
-        self.seconds = time.monotonic() - self.started
-        return self.limit is not None and self.seconds >= self.limit
-
-
-def timed_trainer(limit: float | None, **given: Any) -> tuple[SentenceTransformerTrainer, Clock]:
-    """Their trainer with a clock; with a limit, warm-up and decay follow the clock as in our own timed runs."""
-    import torch
-    from sentence_transformers import SentenceTransformerTrainer
-    from transformers import TrainerCallback
-
-    from counterpoint.training.loop import Schedule
-
-    clock, shape = Clock(limit), Schedule(steps=1, lr=1.0, warmup=WARMUP)
-
-    class Watch(TrainerCallback):
-        """Starts the clock, and stops the training when it has run down."""
-
-        def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            """Before the first batch."""
-            clock.start()
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-            """After each update."""
-            control.should_training_stop = clock.step() or control.should_training_stop
-
-    class Trainer(SentenceTransformerTrainer):
-        """Theirs, but for the schedule of a timed run."""
-
-        def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-            """A line up and a line down over time, or their own over steps."""
-            if limit is None:
-                return super().create_scheduler(num_training_steps, optimizer)
-            known: Any = optimizer or self.optimizer
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(known, lambda _: shape.rate(clock.progress()))
-            return self.lr_scheduler
-
-    return Trainer(**given, callbacks=[Watch()]), clock
 
 
 def evaluate(job: Job) -> dict[str, Any]:
@@ -385,74 +327,6 @@ def commit() -> str:
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
     return done.stdout.strip()
-
-
-def middle(runs: Sequence[Mapping[str, Any]], name: str) -> float:
-    """The median over repeats."""
-    ordered = sorted(float(run[name]) for run in runs)
-    return (ordered[(len(ordered) - 1) // 2] + ordered[len(ordered) // 2]) / 2
-
-
-def with_interval(entry: Mapping[str, Any], sign: str = "") -> str:
-    """A value and its interval, as text."""
-    return f"{entry['value']:{sign}.3f} [{entry['low']:{sign}.3f}, {entry['high']:{sign}.3f}]"
-
-
-def table(found: Mapping[str, Any]) -> str:
-    """The result for people."""
-    s, machine = found["settings"], found["machine"]
-    columns = ("", "steps", "seconds", "steps/s", "pairs/s", "peak GB", *METRICS.values())
-    lines = [
-        f"code search: {s['steps']} steps of {s['batch']} pairs, learning rate {s['lr']:g}, {s['precision']} products, "
-        f"seed {found['seed']}, {found['repeats']} repeat(s)",
-        f"{found['queries']:,} queries, {found['candidates']:,} candidates; "
-        f"{machine['processor']}, {machine['cores']} threads",
-        "",
-        *aligned([columns, *(row_of(found, side) for side in found["metrics"])]),
-    ]
-    for side, entries in found["difference"].items():
-        lines += ["", f"counterpoint - {NAMES[side]}"]
-        for name, entry in entries.items():
-            low, high = entry["over_queries"]
-            interval = f"{with_interval(entry, '+')}   over queries [{low:+.3f}, {high:+.3f}]"
-            lines += [f"  {METRICS[name]:<10}{interval}"]
-        lines += ["  steps/s   " + ", ".join(f"{r:.2f}" for r in ratios(found, side)) + " times theirs"]
-    return "\n".join([*lines, "", *notes(found)])
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Cells in columns: the first to the left, numbers to the right."""
-    wide = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join([row[0].ljust(wide[0]), *map(str.rjust, row[1:], wide[1:])]) for row in rows]
-
-
-def row_of(found: Mapping[str, Any], side: str) -> tuple[str, ...]:
-    """One line of the table."""
-    runs = [run for run in found["runs"] if run["side"] == side]
-    metrics = tuple(with_interval(found["metrics"][side][m]) for m in METRICS)
-    if not runs:
-        return (side, *[""] * 5, *metrics)
-    shown = {"steps": ".0f", "seconds": ".1f", "steps_per_second": ".3f", "pairs_per_second": ".1f"}
-    peak = f"{max(run['peak_memory_bytes'] for run in runs) / 1e9:.2f}"
-    return (NAMES[side], *(f"{middle(runs, name):{how}}" for name, how in shown.items()), peak, *metrics)
-
-
-def ratios(found: Mapping[str, Any], side: str) -> list[float]:
-    """Our steps per second over theirs, repeat by repeat, from the lowest."""
-    ours, theirs = ([r["steps_per_second"] for r in found["runs"] if r["side"] == name] for name in ("ours", side))
-    return sorted(a / b for a, b in zip(ours, theirs, strict=True))
-
-
-def notes(found: Mapping[str, Any]) -> list[str]:
-    """What a reader has to know to read the table fairly."""
-    lines = [f"intervals: 95 % over {found['packages']} packages"]
-    lines += ["seconds: training only, without start-up and evaluation; peak: the whole training process"]
-    for name in ("counterpoint", "peer"):
-        run = next((r for r in found["runs"] if (r["side"] == "ours") == (name == "counterpoint")), None)
-        lines += [f"{name}: {run['rows']:,} rows; its own defaults: {run['defaults']}"] if run is not None else []
-    starts = [r["seed"] for r in found["runs"] if r["side"] == "ours" and r["kept_step"] == 0]
-    lines += [f"counterpoint kept the untrained weights for seed {', '.join(map(str, starts))}"] if starts else []
-    return lines
 
 
 def arguments() -> argparse.Namespace:
