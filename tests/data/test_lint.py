@@ -85,7 +85,9 @@ def test_the_hopeless_is_refused_unless_allowed(code: str) -> None:
 
 
 def test_warnings_are_not_refused() -> None:
-    accept(lint(assign(broken("empty-text"))))
+    findings = lint(assign(broken("empty-text")))
+    assert [f.level for f in findings] == ["warn"]
+    accept(findings)  # raises nothing
 
 
 def test_unknown_codes_suggest_the_nearest() -> None:

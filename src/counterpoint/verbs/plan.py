@@ -150,7 +150,7 @@ def make_plan(
     load = measure_load(encoder, method, rows)
 
     def takes(size: int) -> int:
-        return memory_bytes(encoder, int(size * load.tokens), int(size * load.squares), precision)
+        return memory_bytes(encoder, int(size * load.tokens), int(size * load.squares))
 
     _refuse_too_large(takes, batch, memory_free(device))
     pace = seconds_per_token(encoder, rows.anchors, "anchor", precision)
