@@ -143,6 +143,22 @@ class PairRule(Protocol):
         """The sparse form."""
 
 
+@runtime_checkable
+class KeyedRule(Protocol):
+    """A rule whose special pairs are too many to list: they all have equal keys, as rows of one label do.
+
+    `elsewhere` is (attract, repel) of every pair of unequal keys. Pairs of equal keys may be anything.
+    """
+
+    elsewhere: tuple[float, float]
+
+    def __call__(self, a: Embeddings, c: Embeddings) -> Pairs:
+        """The dense form."""
+
+    def keys(self, a: Embeddings, c: Embeddings) -> tuple[Int[Tensor, " n"], Int[Tensor, " m"]]:
+        """A number for each row."""
+
+
 def densify(edges: Edges, elsewhere: tuple[float, float], a: Embeddings, c: Embeddings) -> Pairs:
     """The dense form of a rule, made from its edges, so that the two cannot disagree."""
     shape, at = (len(a), len(c)), (edges.row, edges.col)

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from counterpoint._ops.join import matches
 from counterpoint._ops.neighbours import neighbours
 from counterpoint._ops.reduce import mean
-from counterpoint._ops.sweep import FLOOR, log_weight, sweep
 from counterpoint.types import Embeddings
 
 IDS = st.lists(st.integers(0, 5), max_size=8)
@@ -49,17 +48,3 @@ def test_neighbours_equal_a_full_sort_whatever_the_tile(n: int, m: int, k: int, 
 def test_neighbours_of_nothing_are_nothing() -> None:
     empty, one = Embeddings.of(torch.zeros(0, 2)), Embeddings.of(torch.zeros(1, 2))
     assert neighbours(empty, one, 3).index.shape == (0, 1)
-
-
-def test_log_of_no_weight_is_finite_and_vanishes_in_a_sum() -> None:
-    logs = log_weight(torch.tensor([[0.0, 2.0]]))
-    assert logs[0, 0].item() == FLOOR
-    assert torch.logsumexp(logs, 1).exp().item() == 2.0
-
-
-def test_rows_and_columns_of_one_sweep() -> None:
-    a = Embeddings.of(torch.tensor([[1.0], [2.0]]))
-    c = Embeddings.of(torch.tensor([[1.0], [10.0], [100.0]]))
-    swept = sweep(lambda s, p, a, c, k: {"s": s["s"]}, a, c, rows={"s": "total"}, columns={"s": "maximum"})
-    assert swept.rows["s"].tolist() == [111, 222]
-    assert swept.columns["s"].tolist() == [2, 20, 200]

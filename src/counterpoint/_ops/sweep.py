@@ -1,58 +1,91 @@
-"""The one door for everything that compares n rows with m rows.
+"""The one door for everything that compares n rows with m rows, without ever holding the n x m matrix.
 
-A tile is an elementwise function of scores and pairs; the sweep reduces it over candidates (rows), over anchors
-(columns), or both in one pass. This is the dense backend, the reference that every other one has to equal.
+A tile is a function of scores and pairs that is elementwise in the pair; the sweep reduces it over candidates (rows),
+over anchors (columns), or both in one pass. Results are ordinary tensors, differentiable once, so one sweep's result can
+be a fact of the next. Where a rule has a sparse form, tiles without a special pair run unmasked.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from counterpoint.types import Embeddings, PairRule, Pairs, same_sample
+from counterpoint._ops.layout import Rule, by_key, special
+from counterpoint._ops.listed import on_pairs, sweep_listed
+from counterpoint._ops.products import Precision
+from counterpoint._ops.running import Bound, Reduction, whole
+from counterpoint._ops.scores import Score, dot
+from counterpoint._ops.task import Task, column, parts, probe
+from counterpoint._ops.tile import COLUMNS, ROWS, Side, Tile
+from counterpoint._ops.tiled import sweep_tiles
+from counterpoint.types import Edges, Embeddings, PairRule
 
-Reduction = Literal["logsumexp", "total", "maximum"]
-Score = Callable[[Embeddings, Embeddings], Tensor]
-Tile = Callable[..., Mapping[str, Tensor]]
-
-# Stands for log 0. Finite, so that a fully masked row has a zero gradient and not NaN, and far enough below any
-# score that exp of the difference is exactly 0 in fp32.
-FLOOR = -1e9
+Backend = Literal["tiled", "dense"]
+MEMORY = {"cpu": 128 * 2**20, "cuda": 2 * 2**30}  # bytes beside inputs, results and gradients
 
 
-class Swept(NamedTuple):
+@dataclass(frozen=True)
+class Settings:
+    """How sweeps are computed; None: as the call or its surroundings say."""
+
+    precision: Precision | None = None
+    memory: int | None = None
+    backend: Backend = "tiled"
+
+
+_DEFAULT = Settings()
+_settings: ContextVar[Settings] = ContextVar("sweeping", default=_DEFAULT)
+
+
+@contextmanager
+def sweeping(
+    *, precision: Precision | None = None, memory: int | None = None, backend: Backend | None = None
+) -> Iterator[None]:
+    """Set how all sweeps inside are computed, as `torch.nn.attention.sdpa_kernel` does for attention.
+
+    Args:
+        precision: "bf16" rounds the inputs of matrix products to bfloat16, accumulates and returns fp32.
+        memory: bytes that a sweep may take beside its inputs, results and gradients.
+        backend: "tiled", or "dense", the reference that holds every matrix.
+
+    >>> with sweeping(backend="dense"):
+    ...     pass
+    """
+    given = {"precision": precision, "memory": memory, "backend": backend}
+    token = _settings.set(replace(_settings.get(), **{k: v for k, v in given.items() if v is not None}))  # type: ignore[arg-type]
+    try:
+        yield
+    finally:
+        _settings.reset(token)
+
+
+@dataclass(frozen=True)
+class Swept:
     """Results by name: `rows[name]` is [n], `columns[name]` is [m]."""
 
     rows: dict[str, Tensor]
     columns: dict[str, Tensor]
+    _task: Task
+    _memory: int
 
+    def on_edges(self, score: str = "s") -> tuple[Edges, Float[Tensor, " e"]]:
+        """The rule's listed pairs and one of the scores of each, differentiable.
 
-def dot(a: Embeddings, c: Embeddings) -> Float[Tensor, "n m"]:
-    """The score a_i . c_j."""
-    return a.z @ c.z.T
-
-
-def log_weight(weight: Float[Tensor, "n m"]) -> Float[Tensor, "n m"]:
-    """log w, with the finite floor for w = 0.
-
-    >>> log_weight(torch.tensor([[1.0, 0.0]])).tolist()
-    [[0.0, -1000000000.0]]
-    """
-    return torch.where(weight > 0, weight.clamp(min=torch.finfo(weight.dtype).tiny).log(), FLOOR)
-
-
-def _reduce(value: Float[Tensor, "n m"], how: Reduction, dim: int) -> Tensor:
-    match how:
-        case "logsumexp":
-            return torch.logsumexp(value, dim)
-        case "total":
-            return value.sum(dim)
-        case "maximum":
-            return value.amax(dim)
+        Raises:
+            TypeError: for a rule without a sparse form.
+        """
+        rule = self._task.rule
+        if special(rule) is None or not hasattr(rule, "edges"):
+            raise TypeError("wanted a rule that lists its pairs by `edges`, got one without a sparse form")
+        edges = cast(PairRule, rule).edges(self._task.anchors, self._task.candidates)
+        return edges, on_pairs(self._task, score, edges.row, edges.col, self._memory)
 
 
 def sweep(
@@ -61,34 +94,106 @@ def sweep(
     candidates: Embeddings,
     *,
     scores: Mapping[str, Score] | None = None,
-    rule: PairRule | Callable[[Embeddings, Embeddings], Pairs] = same_sample,
+    rule: Rule | None = None,
     params: Mapping[str, Tensor] | None = None,
     rows: Mapping[str, Reduction] | None = None,
     columns: Mapping[str, Reduction] | None = None,
+    bounds: Mapping[str, Bound] | None = None,
+    precision: Precision | None = None,
+    memory: int | None = None,
 ) -> Swept:
     """Compare all anchors with all candidates and reduce.
 
     Args:
-        tile: (scores, pairs, a, c, params) -> {name: [n, m]}; elementwise in the pair. What it needs a gradient for
-            comes in through embeddings, facts or `params`, never by capture.
+        tile: (scores, pairs, a, c, params) -> {name: value of each pair}, elementwise in the pair. `a["label"]` and
+            `c["label"]` are facts, shaped to broadcast. Scores, pairs and facts come as blocks [n m], as lists of pairs
+            [e], or (pairs only) as one number for all; so a tile never names a dimension. What it needs a gradient for
+            comes in through scores, facts or `params`.
         anchors: n rows.
         candidates: m rows.
-        scores: name -> function of two sets; {"s": dot} by default.
-        rule: who attracts and who repels whom.
-        params: tensors that the tile reads, such as a temperature.
-        rows: name of a tile output -> its reduction over candidates.
-        columns: name of a tile output -> its reduction over anchors.
+        scores: name -> how two rows are compared; {"s": dot()} by default.
+        rule: who attracts and who repels whom; None: every pair repels.
+        params: tensors that the tile reads, such as a bias.
+        rows: name of a tile output -> its reduction over candidates: logsumexp (of a value, or of (value, weight):
+            log sum w exp(value), weights without gradient), total, maximum, minimum, count (of values above 0), or
+            mean_under (of (value, log_weight): the mean of values under the softmax of log weights).
+        columns: the same over anchors.
+        bounds: name of a logsumexp -> the range its values lie in (masked ones apart). A range of up to 160 in fp32 needs
+            no running maximum, and rows and columns then share one exponential.
+        precision: "fp32" as wide as the inputs; "bf16" rounds the inputs of products to bfloat16, accumulates and returns
+            fp32. None: as `sweeping` says, else bf16 inside a bfloat16 autocast, else fp32.
+        memory: bytes that may be used beside inputs, results and gradients: tiles are as large as pays, and tiles of
+            scores are kept for the backward pass while they fit. None: 128 MiB on a CPU, 2 GiB on CUDA.
 
     Returns:
-        Differentiable tensors, [n] in `rows` and [m] in `columns`.
+        Differentiable tensors, [n] in `rows` and [m] in `columns`. First order only: a second derivative raises. A
+        logsumexp, maximum or minimum of nothing is -1e9, -1e9 or 1e9, without gradient; a mean of nothing is 0.
+
+    Raises:
+        ValueError: for a tile that is not elementwise, or that captures a tensor which requires grad.
+        KeyError: for a fact that rows do not have.
 
     >>> a = Embeddings.of(torch.eye(2))
     >>> sweep(lambda s, p, a, c, k: {"best": s["s"]}, a, a, rows={"best": "maximum"}).rows["best"].tolist()
     [1.0, 1.0]
     """
-    score = {name: f(anchors, candidates) for name, f in (scores or {"s": dot}).items()}
-    values = tile(score, rule(anchors, candidates), anchors, candidates, params or {})
-    return Swept(
-        {name: _reduce(values[name], how, 1) for name, how in (rows or {}).items()},
-        {name: _reduce(values[name], how, 0) for name, how in (columns or {}).items()},
+    here = _settings.get()
+    anchors, candidates = _widened(anchors), _widened(candidates)
+    precision = precision or here.precision or _of_autocast(anchors.z.device.type)
+    memory = memory or here.memory or MEMORY.get(anchors.z.device.type, MEMORY["cpu"])
+    reductions = (dict(rows or {}), dict(columns or {}))
+    task = Task(
+        tile, anchors, candidates, scores or {"s": dot()}, rule, params or {}, reductions, bounds or {}, precision
     )
+    with torch.autocast(anchors.z.device.type, enabled=False):
+        constants = probe(task, special(rule))
+        if here.backend == "dense":
+            results = sweep_dense(task)
+        elif len(constants) == len(task.names) and hasattr(rule, "edges") and by_key(rule) is None:
+            results = sweep_listed(task, cast(PairRule, rule).edges(anchors, candidates), constants, memory)
+        else:
+            results = sweep_tiles(task, constants, memory)
+    found = iter(results)
+    by_rows, by_columns = ({name: next(found) for name in names} for names in reductions)
+    return Swept(by_rows, by_columns, task, memory)
+
+
+def _widened(rows: Embeddings) -> Embeddings:
+    """Half-precision vectors as fp32: sums over many candidates need the digits."""
+    return replace(rows, z=rows.z.float()) if rows.z.dtype in (torch.float16, torch.bfloat16) else rows
+
+
+def _of_autocast(device: str) -> Precision:
+    """Products are bf16 inside a bfloat16 autocast."""
+    inside = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.bfloat16
+    return "bf16" if inside else "fp32"
+
+
+class _Rounded(torch.autograd.Function):
+    """bfloat16 and back, with the gradient passed on."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        return x.bfloat16().to(x.dtype)
+
+    @staticmethod
+    def backward(_ctx: Any, *grads: Tensor) -> Tensor:
+        return grads[0]
+
+
+def sweep_dense(task: Task) -> list[Tensor]:
+    """The reference: every matrix at once, by plain autograd; bf16 rounds the inputs of products."""
+    a, c = task.anchors, task.candidates
+    scores = {}
+    for name, score in task.scores.items():
+        columns = [[column(r, n) for n in score.reads] for r in (a, c)]
+        if task.precision == "bf16":
+            columns = [[_Rounded.apply(t) if t.is_floating_point() else t for t in side] for side in columns]
+        scores[name] = score.of(tuple(columns[0]), tuple(columns[1]), "fp32")
+    found = task.outputs(scores, task.pairs(a, c), Side(a, ROWS), Side(c, COLUMNS))
+    results = []
+    for axis in (0, 1):
+        for name, how in task.reductions[axis].items():
+            value, *under = (v.to(a.z.device).expand(len(a), len(c)) for v in parts(found[name]))
+            results.append(whole(how, value, axis, *under))
+    return results

@@ -2,43 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from counterpoint._ops.reduce import mean
-from counterpoint._ops.sweep import Reduction, log_weight, sweep
+from counterpoint._ops.running import Reduction
+from counterpoint.objectives.custom import (
+    Directions,
+    Output,
+    Rule,
+    Side,
+    Tile,
+    as_embeddings,
+    per_row,
+    sweep,
+    times,
+)  # fmt: skip
 from counterpoint.papers import paper
-from counterpoint.types import Embeddings, Outcome, PairRule, Pairs, same_sample
+from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
 
-Rule = PairRule | Callable[[Embeddings, Embeddings], Pairs]
-Directions = Literal["forward", "both"]
-
-
-def _tile(
-    scores: Mapping[str, Tensor], pairs: Pairs, _a: Embeddings, _c: Embeddings, params: Mapping[str, Tensor]
-) -> Mapping[str, Tensor]:
-    logit = scores["s"] / params["temperature"]
-    in_denominator = torch.where(pairs.attract > 0, params["positives_compete"], pairs.repel)
-    return {
-        "denominator": logit + log_weight(in_denominator),
-        "negatives": pairs.repel,
-        "pull": pairs.attract * logit,
-        "attract": pairs.attract,
-        "positive": (pairs.attract > 0).to(logit) * scores["s"],
-        "positives": (pairs.attract > 0).to(logit),
-        "negative": (pairs.repel > 0).to(logit) * scores["s"],
-        "repelled": (pairs.repel > 0).to(logit),
-    }
+WEIGHTS = 20.0  # nats by which the weights of a rule may move a logit: from 2e-9 to 5e8
 
 
-def _per_anchor(swept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _tile(compete: bool) -> Tile:
+    """Logits of a softmax; the scores are already divided by the temperature."""
+
+    def tile(
+        scores: Mapping[str, Tensor], pairs: Pairs, _a: Side, _c: Side, _params: Mapping[str, Tensor]
+    ) -> Mapping[str, Output]:
+        logit = scores["s"]
+        return {
+            "denominator": (logit, pairs.repel + pairs.attract.sign() if compete else pairs.repel),
+            "pull": times(pairs.attract, logit),
+            "attract": pairs.attract,
+            "push": times(pairs.repel, logit),
+            "repel": pairs.repel,
+            "positives": pairs.attract,
+        }
+
+    return tile
+
+
+def _row(swept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The loss of each anchor and whether it counts: an anchor needs a positive and a competitor."""
     attract = swept["attract"]
-    counts = ((attract > 0) & (swept["negatives"] + (swept["positives"] - 1).clamp(min=0) > 0)).to(attract)
+    counts = ((attract > 0) & (swept["repel"] + (swept["positives"] - 1).clamp(min=0) > 0)).to(attract)
     loss = swept["denominator"] - swept["pull"] / torch.where(attract > 0, attract, torch.ones_like(attract))
     return torch.where(counts > 0, loss, torch.zeros_like(loss)), counts
 
@@ -97,46 +108,31 @@ def infonce(
     0.3133
     """
     anchors, candidates = as_embeddings(anchors, candidates)
-    if not isinstance(temperature, Tensor):
-        temperature = torch.tensor(temperature, dtype=anchors.z.dtype, device=anchors.z.device)
-        if not temperature > 0:
-            raise ValueError(f"wanted a temperature above 0, got {float(temperature)}")
     if unit:
         anchors, candidates = anchors.to_unit(), candidates.to_unit()
-    compete = torch.tensor(float(positives_compete), dtype=anchors.z.dtype, device=anchors.z.device)
-    totals = ("negatives", "pull", "attract", "positive", "positives", "negative", "repelled")
-    reductions: dict[str, Reduction] = {"denominator": "logsumexp", **dict.fromkeys(totals, "total")}
+    t = torch.as_tensor(temperature, dtype=anchors.z.dtype, device=anchors.z.device)
+    coldest = float(t.detach().min())
+    if not coldest > 0:
+        raise ValueError(f"wanted a temperature above 0, got {coldest}")
+    bound = 1 / coldest + WEIGHTS
+    reductions: dict[str, Reduction] = {
+        "denominator": "logsumexp", "pull": "total", "attract": "total", "positives": "count", "repel": "total"
+    }  # fmt: skip
     swept = sweep(
-        _tile,
-        anchors,
+        _tile(positives_compete),
+        replace(anchors, z=anchors.z / t),
         candidates,
         rule=rule,
-        params={"temperature": temperature, "positives_compete": compete},
-        rows=reductions,
+        rows={**reductions, "push": "total"},
         columns=reductions if directions == "both" else None,
+        bounds={"denominator": (-bound, bound)} if unit else None,
     )
-    loss = mean(*_per_anchor(swept.rows))
-    if directions == "both":
-        loss = (loss + mean(*_per_anchor(swept.columns))) / 2
+    loss = per_row(_row, swept, directions)
     with torch.no_grad():
         r = swept.rows
         notes = {
-            "positive": r["positive"] / r["positives"].clamp(min=1),
-            "negative": r["negative"] / r["repelled"].clamp(min=1),
-            "negatives": r["repelled"],
+            "positive": t * r["pull"] / r["attract"].clamp(min=1e-9),
+            "negative": t * r["push"] / r["repel"].clamp(min=1e-9),
+            "negatives": r["repel"],
         }
     return Outcome({"infonce": loss}, {"infonce": 1.0}, {name: note.detach() for name, note in notes.items()})
-
-
-def as_embeddings(
-    anchors: Embeddings | Tensor, candidates: Embeddings | Tensor | None
-) -> tuple[Embeddings, Embeddings]:
-    """Plain tensors as embeddings whose row i pairs with row i; embeddings as they are."""
-    if isinstance(anchors, Embeddings):
-        if isinstance(candidates, Tensor):
-            raise TypeError("wanted embeddings on both sides or tensors on both, got embeddings and a tensor")
-        return anchors, anchors if candidates is None else candidates
-    if not isinstance(candidates, Tensor) or len(candidates) != len(anchors):
-        came = "none" if not isinstance(candidates, Tensor) else len(candidates)
-        raise ValueError(f"wanted as many candidate rows as anchors ({len(anchors)}), got {came}")
-    return Embeddings.of(anchors), Embeddings.of(candidates, view=1)

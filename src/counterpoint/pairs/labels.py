@@ -5,9 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from counterpoint._ops.join import matches
-from counterpoint.types import Edges, Embeddings, Pairs, densify
+from counterpoint.types import Edges, Embeddings, Pairs
+
+
+def _least(key: Int[Tensor, " n"], group: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """The least key of each row's group."""
+    return key.scatter_reduce(0, group, key, "amin", include_self=False)[group] if len(key) else key
 
 
 @dataclass(frozen=True)
@@ -19,8 +26,29 @@ class Labelled:
     elsewhere = (0.0, 1.0)
 
     def __call__(self, a: Embeddings, c: Embeddings) -> Pairs:
-        """The dense form."""
-        return densify(self.edges(a, c), self.elsewhere, a, c)
+        """The dense form, by comparing all with all."""
+        label = a.facts[self.fact][:, None]
+        alike = (label == c.facts[self.fact][None, :]) & (label >= 0)
+        same = a.id[:, None] == c.id[None, :]
+        repel = ~(alike | same)
+        here = (a.age[:, None] == 0) & (c.age[None, :] == 0)
+        oneself = (a.view[:, None] == c.view[None, :]) & (a.part[:, None] == c.part[None, :])
+        attract = alike & ~(same & (oneself | ~here))
+        return Pairs(attract.to(a.z), repel.to(a.z))
+
+    def keys(self, a: Embeddings, c: Embeddings) -> tuple[Tensor, Tensor]:
+        """One number for all rows of a label, and for all of an id: rows linked by either, or by a chain, share one."""
+        label = torch.cat([a.facts[self.fact], c.facts[self.fact]])
+        _, sample = torch.unique(torch.cat([a.id, c.id]), return_inverse=True)
+        known = label >= 0
+        _, group = torch.unique(label[known], return_inverse=True)
+        key = torch.arange(len(label), device=label.device)
+        while True:
+            new = _least(key, sample)
+            new[known] = _least(new[known], group)
+            if bool((new == key).all()):
+                return key[: len(a)], key[len(a) :]
+            key = new
 
     def edges(self, a: Embeddings, c: Embeddings) -> Edges:
         """One edge for every pair of equal label or equal id; oneself and unlabelled equals are ignored."""
