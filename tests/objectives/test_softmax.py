@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.types import Embeddings, Pairs, Relation, same_sample
+from tests.objectives.contract import RULES, assert_tiles_equal_dense
 
 SUPCON = "Khosla et al.: Supervised Contrastive Learning, arXiv:2004.11362, 2020 (L_out)"
 HENDERSON = "Henderson et al.: Efficient Natural Language Response Suggestion for Smart Reply, arXiv:1705.00652, 2017"
@@ -173,3 +177,13 @@ def test_bad_arguments_are_refused() -> None:
         infonce(unit(2), unit(2), temperature=0.0)
     with pytest.raises(ValueError, match="as many candidate rows"):
         infonce(unit(2), unit(3))
+
+
+@pytest.mark.parametrize("directions", ["forward", "both"])
+@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
+@settings(max_examples=15, deadline=None)
+@given(n=st.integers(1, 19), m=st.integers(1, 23), seed=st.integers(0, 10**6))
+def test_tiles_equal_dense(rule: Any, directions: Any, n: int, m: int, seed: int) -> None:
+    assert_tiles_equal_dense(
+        lambda a, c: infonce(a, c, rule=rule, temperature=0.3, directions=directions), n=n, m=m, seed=seed
+    )
