@@ -1,15 +1,22 @@
-"""Exact nearest neighbours by tiles: search, retrieval metrics and, later, mining stand on it."""
+"""Exact nearest neighbours by tiles: search, retrieval metrics, kNN and mining stand on it."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from counterpoint._ops.layout import Layout, Rule, by_key, lay_out, sort_by_key
+from counterpoint._ops.products import product
 from counterpoint.types import Embeddings
 
+Among = Literal["repelled", "attracted"]
+TALL, WIDE = 256, 8192  # a tile of scores of 8 MB: fits a third-level cache
 MASKED = -torch.inf
 
 
@@ -23,7 +30,13 @@ class Neighbours:
 
 @torch.no_grad()
 def neighbours(
-    anchors: Embeddings, candidates: Embeddings, k: int, *, skip_same: bool = True, memory: int = 256 * 2**20
+    anchors: Embeddings,
+    candidates: Embeddings,
+    k: int,
+    *,
+    rule: Rule | None = None,
+    among: Among = "repelled",
+    memory: int = 64 * 2**20,
 ) -> Neighbours:
     """The k candidates of largest dot product for each anchor, exact.
 
@@ -31,24 +44,108 @@ def neighbours(
         anchors: n rows; unit rows make the score a cosine.
         candidates: m rows.
         k: how many, at least 1; at most m are returned.
-        skip_same: leave out candidates with the anchor's own content id.
+        rule: None looks at all candidates; else only at those that the rule says something of. `same_sample` leaves out
+            an anchor's own content; `listed(relation)` also what is known to be relevant, which finds hard negatives.
+        among: "repelled": candidates that the rule lets repel; "attracted": those that it lets attract.
         memory: bytes that one tile of scores may take.
 
+    Relations:
+        `sweep` with `maximum` gives the score of the nearest with a gradient; this gives which ones they are.
+
     >>> e = Embeddings.of(torch.eye(3))
-    >>> neighbours(e, e, 1, skip_same=False).index.tolist()
+    >>> neighbours(e, e, 1).index.tolist()
     [[0], [1], [2]]
     """
     k = min(k, len(candidates))
-    step = max(1, memory // max(1, len(candidates) * anchors.z.element_size() * 2))
-    index, score = [], []
-    for start in range(0, len(anchors), step):
-        tile = anchors.rows(slice(start, start + step))
-        s = tile.z @ candidates.z.T
-        if skip_same:
-            s = s.masked_fill(tile.id[:, None] == candidates.id[None, :], MASKED)
-        best, place = s.topk(k, 1)
-        index.append(torch.where(best == MASKED, -1, place))
-        score.append(best)
-    if not index:
-        return Neighbours(torch.empty(0, k, dtype=torch.int64), torch.empty(0, k))
-    return Neighbours(torch.cat(index), torch.cat(score))
+    orders: tuple[Tensor | None, Tensor | None] = (None, None)
+    keyed = by_key(rule)
+    if keyed is not None:
+        orders = sort_by_key(keyed.keys(anchors, candidates))
+    a, c = (r if o is None else r.rows(o) for r, o in zip((anchors, candidates), orders, strict=True))
+    wide = max(1, min(WIDE, len(c), memory // max(1, a.z.element_size())))
+    tall = max(1, min(TALL, memory // (wide * a.z.element_size())))
+    layout = lay_out(rule, a, c, (tall, wide))
+    found = [
+        _of_block(a, c, (i, rows), k=k, layout=layout, rule=rule, among=among) for i, rows in _slices(layout.cuts[0])
+    ]
+    index = torch.cat([f[0] for f in found]) if found else torch.empty(0, k, dtype=torch.int64)
+    score = torch.cat([f[1] for f in found]) if found else torch.empty(0, k)
+    if orders[1] is not None:
+        index = torch.where(index < 0, index, orders[1][index])
+    if orders[0] is not None:
+        back = torch.argsort(orders[0])
+        index, score = index[back], score[back]
+    return Neighbours(index, score)
+
+
+def _slices(cuts: list[int]) -> list[tuple[int, slice]]:
+    return [(i, slice(*ends)) for i, ends in enumerate(pairwise(cuts))]
+
+
+def _of_block(
+    a: Embeddings, c: Embeddings, block: tuple[int, slice], *, k: int, layout: Layout, rule: Rule | None, among: Among
+) -> tuple[Tensor, Tensor]:
+    """The best of all candidates for one block of anchors."""
+    i, rows = block
+    best = a.z.new_full((rows.stop - rows.start, k), MASKED)
+    index = torch.full_like(best, -1, dtype=torch.int64)
+    x = a.z[rows]
+    for j, columns in _slices(layout.cuts[1]):
+        score = product(x, c.z[columns].T, "fp32")
+        _mask(score, a, c, ((i, rows), (j, columns)), layout=layout, rule=rule, among=among)
+        value, place = top(score, min(k, score.shape[1]))
+        both, order = torch.cat([best, value], 1).topk(k, 1)
+        best, index = both, torch.cat([index, place + columns.start], 1).gather(1, order)
+    return torch.where(best == MASKED, -1, index), best
+
+
+def _mask(
+    score: Tensor,
+    a: Embeddings,
+    c: Embeddings,
+    at: tuple[tuple[int, slice], tuple[int, slice]],
+    *,
+    layout: Layout,
+    rule: Rule | None,
+    among: Among,
+) -> None:
+    """Mask what is not looked at, in place."""
+    (i, rows), (j, columns) = at
+    if rule is None:
+        return
+    which = 1 if among == "repelled" else 0
+    if layout.elsewhere is None or layout.matrix[i][j]:
+        wanted = rule(a.rows(rows), c.rows(columns))[which]
+        score.masked_fill_(wanted <= 0, MASKED)
+        return
+    edges = layout.listed(i, j)
+    place = None if edges is None else (edges.row - rows.start, edges.col - columns.start)
+    if layout.elsewhere[which] <= 0:
+        kept = None if place is None else score[place]
+        score.fill_(MASKED)
+        if place is not None and kept is not None:
+            score[place] = kept
+    if edges is not None and place is not None:
+        score[place] = torch.where((edges.repel if which else edges.attract) > 0, score[place], MASKED)
+
+
+def top(score: Float[Tensor, "n m"], k: int) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+    """The k largest of each row: only the k groups with the largest maxima can hold them, and those are few.
+
+    >>> [x.tolist() for x in top(torch.tensor([[3.0, 9.0, 1.0, 7.0]]), 2)]
+    [[[9.0, 7.0]], [[1, 3]]]
+    """
+    n, m = score.shape
+    groups = math.ceil(math.sqrt(m * k))
+    deep = m // groups
+    if deep < 4 or not n:
+        value, place = score.topk(k, 1)
+        return value, place
+    inside = score[:, : deep * groups].unflatten(1, (deep, groups))
+    group = inside.amax(1).topk(k, 1).indices
+    chosen = inside.gather(2, group[:, None, :].expand(n, deep, k)).flatten(1)
+    place = (torch.arange(deep, device=score.device)[:, None] * groups + group[:, None, :]).flatten(1)
+    rest = torch.arange(deep * groups, m, device=score.device).expand(n, -1)
+    chosen, place = torch.cat([chosen, score[:, deep * groups :]], 1), torch.cat([place, rest], 1)
+    value, order = chosen.topk(k, 1)
+    return value, place.gather(1, order)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from counterpoint._ops.neighbours import Neighbours, neighbours
 from counterpoint.data.identity import content_ids
-from counterpoint.types import Embeddings
+from counterpoint.types import Embeddings, same_sample
 
 DEPTH = 100  # candidates looked at for each query
 Embed = Callable[[Sequence[str], Literal["anchor", "positive"]], Float[Tensor, "n d"]]
@@ -92,7 +92,8 @@ class Retrieval:
         """MRR@10, recall@1, recall@10 and nDCG@10 of each query, by cosine."""
         vectors = embed(self.candidates, self.roles[1])
         anchors = Embeddings.of(embed(self.queries, self.roles[0]), id=content_ids(self.queries))
-        found = neighbours(anchors, Embeddings.of(vectors, id=content_ids(self.candidates)), DEPTH)
+        candidates = Embeddings.of(vectors, id=content_ids(self.candidates))
+        found = neighbours(anchors, candidates, DEPTH, rule=same_sample)
         return self._score(found, vectors)
 
     def lexical(self) -> Measured:

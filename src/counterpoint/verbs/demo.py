@@ -12,7 +12,7 @@ from counterpoint.data.identity import content_ids
 from counterpoint.data.python_code import mine_functions, split_by_package
 from counterpoint.encoders.text import embed
 from counterpoint.evaluation.tasks import DEPTH, Measured, Retrieval
-from counterpoint.types import Embeddings
+from counterpoint.types import Embeddings, same_sample
 from counterpoint.verbs import folder, record
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.fit import Trained, finishing, show_verdict
@@ -88,7 +88,7 @@ def show_searches(job: Job, queries: list[int], measured: Measured, when: str) -
     texts = [job.task.queries[q] for q in queries]
     words = Embeddings.of(embed(job.encoder, texts, precision=job.plan.precision), id=content_ids(texts))
     candidates = Embeddings.of(measured.vectors, id=content_ids(job.task.candidates))
-    found = neighbours(words, candidates, SHOWN).index.tolist()
+    found = neighbours(words, candidates, SHOWN, rule=same_sample).index.tolist()
     job.screen.say(f"{len(queries)} searches {when}, in the words of held-out docstrings; * is the function described:")
     for q, row in zip(queries, found, strict=True):
         rank = int(measured.ranks[q])

@@ -64,7 +64,7 @@ class Model:
         corpus = self._corpus()
         vectors = torch.from_numpy(corpus["vector"].to_numpy().copy())
         query = Embeddings.of(torch.from_numpy(self.encode(words)), id=torch.tensor([-1]))
-        found = neighbours(query, Embeddings.of(vectors), k, skip_same=False)
+        found = neighbours(query, Embeddings.of(vectors), k)
         texts = corpus["text"]
         return [Hit(float(s), texts[int(i)]) for s, i in zip(found.score[0], found.index[0], strict=True)]
 
