@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 from torch import nn
 
@@ -13,8 +14,8 @@ from counterpoint.objectives.softmax import Directions, infonce
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.papers import paper
-from counterpoint.training.method import Method
-from counterpoint.types import Batch, Embeddings, Outcome, same_sample
+from counterpoint.training.method import Contrast, Method
+from counterpoint.types import Batch, Embeddings, same_sample
 from counterpoint.views.text import anchors_and_candidates, twice
 
 __all__ = ["pairs", "pairs_with_negatives", "simcse", "simcse_supervised", "supcon"]
@@ -72,11 +73,8 @@ def pairs(
     References:
         Henderson et al. 2017, arXiv:1705.00652.
     """
-    rule = listed(train.relation)
-
-    def objective(_modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
-        return infonce(sets["anchor"], sets["candidate"], rule=rule, temperature=temperature, directions=directions)
-
+    loss = partial(infonce, temperature=temperature, directions=directions)
+    objective = Contrast(("anchor",), ("candidate",), listed(train.relation), loss)
     modules = nn.ModuleDict({"encoder": encoder})
     return Method(modules, anchors_and_candidates(negatives=0), encode_texts, objective, encoder_of)
 
@@ -131,10 +129,7 @@ def simcse(encoder: TextEncoder, train: TextRows, *, temperature: float = 0.05, 
     del train
     if encoder.dropout == 0:
         raise Refusal("a model with dropout for simcse", "none", remedy="both views would be equal; add --dropout 0.1")
-
-    def objective(_modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
-        return infonce(sets["first"], sets["second"], rule=same_sample, temperature=temperature)
-
+    objective = Contrast(("first",), ("second",), same_sample, partial(infonce, temperature=temperature))
     method = Method(nn.ModuleDict({"encoder": encoder}), twice, encode_texts, objective, encoder_of)
     return with_training_head(method, encoder.width) if head else method
 
@@ -165,10 +160,7 @@ def simcse_supervised(
         Gao, Yao, Chen 2021, arXiv:2104.08821, section 4.
     """
     rule = listed(train.relation, negative_weight=hard_weight)
-
-    def objective(_modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
-        return infonce(sets["anchor"], sets["candidate"], rule=rule, temperature=temperature)
-
+    objective = Contrast(("anchor",), ("candidate",), rule, partial(infonce, temperature=temperature))
     views = anchors_and_candidates(negatives=1)
     method = Method(nn.ModuleDict({"encoder": encoder}), views, encode_texts, objective, encoder_of)
     return with_training_head(method, encoder.width) if head else method
@@ -190,9 +182,6 @@ def supcon(encoder: TextEncoder, train: TextRows, *, temperature: float = 0.1) -
         Khosla et al. 2020, arXiv:2004.11362; the temperature is the one of its ImageNet runs.
     """
     del train
-
-    def objective(_modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
-        both = Embeddings.cat([sets["first"], sets["second"]])
-        return infonce(both, both, rule=labelled("label"), temperature=temperature)
-
+    both = ("first", "second")
+    objective = Contrast(both, both, labelled("label"), partial(infonce, temperature=temperature))
     return Method(nn.ModuleDict({"encoder": encoder}), twice, encode_texts, objective, encoder_of)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from counterpoint.objectives.custom import Objective, Rule
 from counterpoint.types import Batch, Embeddings, Outcome
 
 
@@ -34,6 +38,52 @@ class Method:
     objective: Callable[[nn.ModuleDict, dict[str, Embeddings]], Outcome]
     model: Callable[[nn.ModuleDict], nn.Module]
     after: Callable[[nn.ModuleDict, dict[str, Embeddings], Outcome], None] = nothing_after
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The objective of most methods: a loss of two sets under a rule.
+
+    Args:
+        anchors: names of the sets whose rows are anchors; several are taken together.
+        candidates: names of the sets whose rows are candidates.
+        rule: who attracts and who repels whom.
+        loss: (anchors, candidates, rule=) -> outcome.
+    """
+
+    anchors: tuple[str, ...]
+    candidates: tuple[str, ...]
+    rule: Rule
+    loss: Objective
+
+    def __call__(self, _modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
+        """The outcome of the named sets."""
+        both = [Embeddings.cat([sets[name] for name in names]) for names in (self.anchors, self.candidates)]
+        return self.loss(*both, rule=self.rule)
+
+
+def replace(method: Method, **changes: Any) -> Method:
+    """The method with some parts replaced; an `objective` of two sets and a rule keeps the method's sets and rule.
+
+    So `replace(method, objective=mine)` changes the loss and nothing else.
+
+    Args:
+        method: what to start from.
+        changes: fields of `Method`. `objective` may also be a function (anchors, candidates, *, rule) -> outcome, such
+            as one of `objectives.custom` or `objectives.dense`.
+
+    Raises:
+        TypeError: for such a function where the method's own objective is not a loss of two sets.
+    """
+    loss = changes.get("objective")
+    if loss is not None and not isinstance(loss, Contrast) and "rule" in inspect.signature(loss).parameters:
+        if not isinstance(method.objective, Contrast):
+            raise TypeError(
+                "this method's objective is not a loss of two sets under a rule, so yours cannot take its place as it is; "
+                "pass objective=(modules, sets) -> Outcome"
+            )
+        changes["objective"] = dataclasses.replace(method.objective, loss=loss)
+    return dataclasses.replace(method, **changes)
 
 
 def step(
