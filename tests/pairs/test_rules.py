@@ -74,3 +74,25 @@ def test_unlabelled_rows_attract_nothing() -> None:
     a = rows([1, 2], [-1, -1], 0)
     assert labelled()(a, a).attract.sum() == 0
     assert labelled()(a, a).repel.tolist() == [[0, 1], [1, 0]]
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_pairs_of_unequal_keys_are_elsewhere(data: st.DataObject) -> None:
+    sets = []
+    for view in (0, data.draw(st.integers(0, 1))):
+        ids = data.draw(st.lists(st.integers(1, 7), min_size=1, max_size=8))
+        sets.append(rows(ids, data.draw(st.lists(st.integers(-1, 2), min_size=len(ids), max_size=len(ids))), view))
+    rule = labelled("label")
+    (left, right), whole = rule.keys(*sets), rule(*sets)
+    apart = left[:, None] != right[None, :]
+    assert (whole.attract[apart] == rule.elsewhere[0]).all()
+    assert (whole.repel[apart] == rule.elsewhere[1]).all()
+
+
+def test_keys_of_clean_labels_are_one_for_each_class() -> None:
+    a = rows([1, 2, 3, 4, 5], [7, 7, 8, -1, -1], 0)
+    left, right = labelled().keys(a, a)
+    assert torch.equal(left, right)
+    assert len(set(left.tolist())) == 4  # two classes, two unlabelled rows
+    assert left[0] == left[1]
