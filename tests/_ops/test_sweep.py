@@ -50,9 +50,18 @@ RULES = {
     "kernel": kernel,
 }
 REDUCTIONS = {
-    "bounded": "logsumexp", "logsumexp": "logsumexp", "weighted": "logsumexp", "total": "total", "maximum": "maximum",
-    "minimum": "minimum", "count": "count", "mean_under": "mean_under", "sparse": "total", "linear": "logsumexp",
-}  # fmt: skip
+    "bounded": "logsumexp",
+    "logsumexp": "logsumexp",
+    "weighted": "logsumexp",
+    "total": "total",
+    "maximum": "maximum",
+    "minimum": "minimum",
+    "count": "count",
+    "mean_under": "mean_under",
+    "sparse": "total",
+    "linear": "logsumexp",
+    "of_rows": "logsumexp",
+}
 
 
 def tile(s: Mapping[str, Tensor], p: Pairs, a: Any, c: Any, k: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -68,6 +77,7 @@ def tile(s: Mapping[str, Tensor], p: Pairs, a: Any, c: Any, k: Mapping[str, Tens
         "minimum": keep(s["d"] + a["offset"], p.attract > 0, -FLOOR),
         "count": keep(logit, p.repel > 0),
         "mean_under": (s["d"] * k["scale"], plus_log(logit, p.repel)),
+        "of_rows": a["offset"] * k["scale"],
         "sparse": times(p.attract, logit * a["offset"] * c["offset"]),
     }
 

@@ -28,13 +28,20 @@ class Value:
     Args:
         tensor: [n m], or a number that all pairs share.
         shape: (n, m).
+        device: of the tile; a number may live on the CPU.
         listed: (row, col, value) of pairs whose value differs from the number; only where `tensor` is one.
     """
 
     def __init__(
-        self, tensor: Tensor, shape: tuple[int, int], listed: tuple[Tensor, Tensor, Tensor] | None = None
+        self,
+        tensor: Tensor,
+        shape: tuple[int, int],
+        device: torch.device,
+        listed: tuple[Tensor, Tensor, Tensor] | None = None,
     ) -> None:
-        self.tensor, self.shape, self.listed = tensor, shape, listed
+        self.tensor, self.shape, self.device, self.listed = tensor, shape, device, listed
+        if tensor.ndim:  # a value of rows or of columns alone is one of their pairs too
+            self.tensor = tensor.expand(shape)
         self._exp: dict[float, Tensor] = {}
 
     @property
@@ -44,7 +51,7 @@ class Value:
 
     def full(self) -> Tensor:
         """All pairs, [n m]."""
-        whole = self.tensor.expand(self.shape)
+        whole = self.tensor.to(self.device).expand(self.shape)
         return whole if self.listed is None else whole.index_put(self.listed[:2], self.listed[2])
 
     def exp(self, shift: float, weight: Value | None = None) -> Tensor:
@@ -141,7 +148,7 @@ class Count(Total):
     def add(self, value: Value, at: slice) -> None:
         """One more tile, as zeros and ones."""
         listed = value.listed and (*value.listed[:2], (value.listed[2] > 0).to(self.sum))
-        super().add(Value((value.tensor > 0).to(self.sum), value.shape, listed), at)
+        super().add(Value((value.tensor > 0).to(self.sum), value.shape, value.device, listed), at)
 
 
 class LogSumExp:

@@ -160,7 +160,9 @@ def probe(task: Task, elsewhere: tuple[float, float] | None) -> dict[str, tuple[
 
 
 def _check_elementwise(name: str, value: Tensor, alone: Tensor, shape: tuple[int, int]) -> None:
-    if value.ndim and value.shape != shape:
+    if value.ndim and (
+        value.ndim != 2 or any(got not in (1, size) for got, size in zip(value.shape, shape, strict=True))
+    ):
         raise ValueError(
             f"wanted the tile's '{name}' as one value for each pair {list(shape)}, got {list(value.shape)}"
         )

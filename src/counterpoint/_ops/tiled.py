@@ -127,7 +127,8 @@ class Grid:
         """The outputs of a tile that does not vary."""
         shape, like = (where[2].stop - where[2].start, where[3].stop - where[3].start), self.task.anchors.z
         return {
-            n: tuple(Value(torch.tensor(v, dtype=like.dtype), shape) for v in vs) for n, vs in self.constants.items()
+            n: tuple(Value(torch.tensor(v, dtype=like.dtype), shape, like.device) for v in vs)
+            for n, vs in self.constants.items()
         }
 
     def values(
@@ -135,7 +136,8 @@ class Grid:
     ) -> dict[str, tuple[Value, ...]]:
         """The outputs of a tile; leaves take the place of facts and params."""
         i, j, at_i, at_j = where
-        shape, names = (at_i.stop - at_i.start, at_j.stop - at_j.start), self.task.names
+        names, device = self.task.names, self.task.anchors.z.device
+        shape = (at_i.stop - at_i.start, at_j.stop - at_j.start)
         own_a, own_c, params = leaves or ({}, {}, self.task.params)
         sides = Side(self.facts[0][i], ROWS, own_a), Side(self.facts[1][j], COLUMNS, own_c)
         pairs = None if self.layout.matrix[i][j] else self.plain
@@ -144,7 +146,7 @@ class Grid:
         found = self.task.outputs(scores, pairs, *sides, params)
         edges = self.layout.listed(i, j)
         if edges is None:
-            return {n: tuple(Value(v, shape) for v in parts(found[n])) for n in names}
+            return {n: tuple(Value(v, shape, device) for v in parts(found[n])) for n in names}
         row, col = edges.row - at_i.start, edges.col - at_j.start
         special = self.task.outputs(
             {name: s[row, col] for name, s in scores.items()},
@@ -159,10 +161,11 @@ class Grid:
 
 def _merged(value: Tensor, special: Tensor, at: tuple[Tensor, Tensor], shape: tuple[int, int]) -> Value:
     """A tile's value with those of its listed pairs in their places."""
-    listed = special.to(at[0].device).expand(len(at[0]))
+    device = at[0].device
+    listed = special.to(device).expand(len(at[0]))
     if value.ndim == 0 and not value.requires_grad:
-        return Value(value, shape, (*at, listed))
-    return Value(value.expand(shape).index_put(at, listed), shape)
+        return Value(value, shape, device, (*at, listed))
+    return Value(value.to(device).expand(shape).index_put(at, listed), shape, device)
 
 
 class _Tiled(torch.autograd.Function):
