@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from counterpoint._ops.scores import FLOOR
+
 
 def mean(rows: Float[Tensor, " n"], weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
     """The weighted mean over rows, sum_i w_i r_i / sum_i w_i; 0 with zero gradient when no row has weight.
@@ -16,3 +18,21 @@ def mean(rows: Float[Tensor, " n"], weight: Float[Tensor, " n"] | None = None) -
     weight = torch.ones_like(rows) if weight is None else weight
     total = weight.sum()
     return (rows * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))
+
+
+def total(rows: Float[Tensor, " n"], weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
+    """The weighted sum over rows, sum_i w_i r_i.
+
+    >>> total(torch.tensor([1.0, 3.0, 100.0]), torch.tensor([1.0, 2.0, 0.0])).item()
+    7.0
+    """
+    return (rows if weight is None else rows * weight).sum()
+
+
+def log_total(rows: Float[Tensor, " n"]) -> Float[Tensor, ""]:
+    """log sum_i exp(r_i), as exact as the rows are; the floor of an empty logsumexp, -1e9, where every row is there.
+
+    >>> round(log_total(torch.tensor([0.0, 0.0, -1e9])).exp().item(), 6)
+    2.0
+    """
+    return torch.logsumexp(rows, 0).clamp(min=FLOOR)
