@@ -365,3 +365,19 @@ def test_memory_is_of_tiles_and_not_of_the_matrix() -> None:
         found.rows["l"].sum().backward()
     largest = max(event.self_cpu_memory_usage for event in seen.events())
     assert largest < 2**20 < 3000 * 3000 * 4
+
+
+@pytest.mark.parametrize("memory", [2000, 10**6])
+def test_equals_share_the_gradient_of_a_maximum(memory: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randint(-1, 2, (30, 2), generator=generator).double().requires_grad_()  # nine distinct rows
+    e = Embeddings.of(z)
+
+    def gradient(**how: Any) -> Tensor:
+        with sweeping(**how):
+            both: Any = {"up": "maximum", "down": "minimum"}
+            found = sweep(lambda s, p, a, c, k: {"up": s["s"], "down": s["s"]}, e, e, rows=both, columns=both)
+        weight = torch.arange(30.0, dtype=torch.float64)
+        return torch.autograd.grad(sum((weight * x).sum() for x in [*found.rows.values(), *found.columns.values()]), z)[0]
+
+    assert torch.allclose(gradient(memory=memory), gradient(backend="dense"), rtol=1e-12)

@@ -53,7 +53,8 @@ def sweeping(
     """Set how all sweeps inside are computed, as `torch.nn.attention.sdpa_kernel` does for attention.
 
     Args:
-        precision: "bf16" rounds the inputs of matrix products to bfloat16, accumulates and returns fp32.
+        precision: "bf16" lets inputs of matrix products be rounded to bfloat16 where that is faster; sums and results
+            stay fp32.
         memory: bytes that a sweep may take beside its inputs, results and gradients.
         backend: "tiled", or "dense", the reference that holds every matrix.
 
@@ -122,8 +123,9 @@ def sweep(
         columns: the same over anchors.
         bounds: name of a logsumexp -> the range its values lie in (masked ones apart). A range of up to 160 in fp32 needs
             no running maximum, and rows and columns then share one exponential.
-        precision: "fp32" as wide as the inputs; "bf16" rounds the inputs of products to bfloat16, accumulates and returns
-            fp32. None: as `sweeping` says, else bf16 inside a bfloat16 autocast, else fp32.
+        precision: "fp32" as wide as the inputs; "bf16" lets inputs of products be rounded to bfloat16 where that is
+            faster (on CPUs without AMX: of the gradient's products alone); sums and results stay fp32. None: as `sweeping`
+            says, else bf16 inside a bfloat16 autocast, else fp32.
         memory: bytes that may be used beside inputs, results and gradients: tiles are as large as pays, and tiles of
             scores are kept for the backward pass while they fit. None: 128 MiB on a CPU, 2 GiB on CUDA.
 
