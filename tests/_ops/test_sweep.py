@@ -61,6 +61,9 @@ REDUCTIONS = {
     "sparse": "total",
     "linear": "logsumexp",
     "of_rows": "logsumexp",
+    "filled": "total",
+    "filled_log": "logsumexp",
+    "filled_mean": "mean_under",
 }
 
 
@@ -78,6 +81,9 @@ def tile(s: Mapping[str, Tensor], p: Pairs, a: Any, c: Any, k: Mapping[str, Tens
         "count": keep(logit, p.repel > 0),
         "mean_under": (s["d"] * k["scale"], plus_log(logit, p.repel)),
         "of_rows": a["offset"] * k["scale"],
+        "filled": keep(logit, p.attract > 0, 0.5),
+        "filled_log": (keep(logit, p.attract > 0, 0.5), 2 - p.repel),
+        "filled_mean": (keep(logit, p.attract > 0, 0.5), keep(logit, p.attract > 0, -0.5)),
         "sparse": times(p.attract, logit * a["offset"] * c["offset"]),
     }
 
@@ -378,6 +384,24 @@ def test_equals_share_the_gradient_of_a_maximum(memory: int) -> None:
             both: Any = {"up": "maximum", "down": "minimum"}
             found = sweep(lambda s, p, a, c, k: {"up": s["s"], "down": s["s"]}, e, e, rows=both, columns=both)
         weight = torch.arange(30.0, dtype=torch.float64)
-        return torch.autograd.grad(sum((weight * x).sum() for x in [*found.rows.values(), *found.columns.values()]), z)[0]
+        return torch.autograd.grad(sum((weight * x).sum() for x in [*found.rows.values(), *found.columns.values()]), z)[
+            0
+        ]
 
     assert torch.allclose(gradient(memory=memory), gradient(backend="dense"), rtol=1e-12)
+
+
+@pytest.mark.parametrize("backend", ["tiled", "dense"])
+def test_what_is_masked_everywhere_gets_no_gradient(backend: Any) -> None:
+    a = rows(4, torch.Generator().manual_seed(0), torch.float64)
+    with sweeping(backend=backend):
+        found = sweep(
+            lambda s, p, a, c, k: {"x": plus_log(s["s"], p.attract), "y": (s["s"], p.attract)},
+            a,
+            a,
+            rule=lambda x, y: Pairs(torch.zeros(len(x), len(y)), torch.ones(len(x), len(y))),
+            rows={"x": "logsumexp", "y": "logsumexp"},
+        ).rows
+    assert (torch.stack(list(found.values())) <= FLOOR + 10).all()
+    (gradient,) = torch.autograd.grad(found["x"].sum() + found["y"].sum(), a.z)
+    assert gradient.abs().max() == 0
