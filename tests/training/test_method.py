@@ -18,7 +18,7 @@ from counterpoint.objectives.softmax import infonce
 from counterpoint.recipes.text import pairs, supcon
 from counterpoint.training.adapters import as_sentence_transformers
 from counterpoint.training.method import Contrast, Method, replace
-from counterpoint.types import Outcome
+from counterpoint.types import Embeddings, Outcome
 from tests.conftest import toy_rows
 
 negative = custom(lambda s, p, a, c, k: {"x": times(p.attract, s["s"])}, lambda r: -r["x"], rows={"x": "total"})
@@ -87,16 +87,19 @@ def test_in_their_trainer_it_equals_their_loss_where_no_text_repeats() -> None:
 
 
 def test_in_their_trainer_equal_texts_are_no_negatives() -> None:
-    torch.manual_seed(0)
-    model = Lookup()
-    loss = as_sentence_transformers(infonce)(model)
-    once = loss([tokens([1, 2], [3, 4]), tokens([7, 8], [9, 10])])
-    twice = loss([tokens([1, 2], [3, 4], [1, 2]), tokens([7, 8], [9, 10], [7, 8])])
-    first, second = loss([tokens([1, 2]), tokens([7, 8])]), loss([tokens([1, 2], [1, 2]), tokens([7, 8], [7, 8])])
-    assert first.item() == 0  # nothing to compete with
-    assert second.item() == pytest.approx(torch.tensor(2.0).log().item())  # two positives share the anchor
-    assert torch.isfinite(once)
-    assert torch.isfinite(twice)
+    seen = []
+
+    def spy(anchors: Embeddings, candidates: Embeddings | None = None, *, rule: object) -> Outcome:
+        seen.append(rule(anchors, candidates))  # type: ignore[operator]
+        return infonce(anchors, candidates, rule=rule)  # type: ignore[arg-type]
+
+    hard = tokens([1, 9], [7, 8], [2, 2])  # the second is also the positive of the others
+    loss = as_sentence_transformers(spy)(Lookup())(
+        [tokens([1, 2], [3, 4], [1, 2]), tokens([7, 8], [9, 10], [7, 8]), hard]
+    )
+    assert torch.isfinite(loss)
+    assert seen[0].attract.tolist() == [[1, 0, 1, 0, 1, 0], [0, 1, 0, 0, 0, 0], [1, 0, 1, 0, 1, 0]]
+    assert seen[0].repel.tolist() == [[0, 1, 0, 1, 0, 1], [1, 0, 1, 1, 1, 1], [0, 1, 0, 1, 0, 1]]
 
 
 def test_in_their_trainer_one_column_needs_labels_and_a_text_beside_itself_is_two_views() -> None:
