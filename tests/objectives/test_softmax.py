@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pytorch_metric_learning.losses import SupConLoss
 from torch import Tensor, nn
 
-from counterpoint.objectives.softmax import infonce
+from counterpoint.objectives.custom import Side
+from counterpoint.objectives.softmax import infonce, logits
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
-from counterpoint.types import Embeddings, Pairs, Relation, same_sample
-from tests.objectives.contract import RULES, assert_tiles_equal_dense
+from counterpoint.types import Embeddings, Outcome, Pairs, Relation, same_sample
+from tests.objectives.contract import RULES, assert_tiles_equal_dense, graded, two_sets
 
 SUPCON = "Khosla et al.: Supervised Contrastive Learning, arXiv:2004.11362, 2020 (L_out)"
 HENDERSON = "Henderson et al.: Efficient Natural Language Response Suggestion for Smart Reply, arXiv:1705.00652, 2017"
 DPR = "Karpukhin et al.: Dense Passage Retrieval for Open-Domain Question Answering, arXiv:2004.04906, 2020"
 INFONCE = (
     "van den Oord, Li, Vinyals: Representation Learning with Contrastive Predictive Coding, arXiv:1807.03748, 2018"
+)
+LOGQ = (
+    "Yi et al.: Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations, RecSys 2019 (log_bias)"
 )
 
 
@@ -31,16 +37,31 @@ def unit(n: int, d: int = 8, seed: int = 0) -> Tensor:
     )
 
 
-def by_loops(a: Tensor, c: Tensor, pairs: Pairs, t: float, *, compete: bool = True) -> float:
+def by_loops(
+    a: Tensor,
+    c: Tensor,
+    pairs: Pairs,
+    t: float | list[float],
+    *,
+    compete: bool = True,
+    smoothing: float = 0.0,
+    bias: list[float] | None = None,
+    normalize: bool = True,
+) -> float:
     """The docstring's formula, one pair at a time."""
     losses = []
     for i in range(len(a)):
-        w, r = pairs.attract[i], pairs.repel[i]
-        if w.sum() == 0 or (r.sum() == 0 and (w > 0).sum() < 2):
+        w, r = pairs.attract[i].tolist(), pairs.repel[i].tolist()
+        q = [compete * (w[k] > 0) + r[k] for k in range(len(c))]
+        if sum(w) == 0 or (sum(r) == 0 and not (compete and sum(x > 0 for x in w) > 1)):
             continue
-        logits = [float(a[i] @ c[k]) / t for k in range(len(c))]
-        below = sum((compete * (w[k] > 0) + r[k]) * math.exp(logits[k]) for k in range(len(c)))
-        losses.append(-sum(float(w[j] / w.sum()) * (logits[j] - math.log(below)) for j in range(len(c)) if w[j] > 0))
+        cold = t[i] if isinstance(t, list) else t
+        logits = [float(a[i] @ c[k]) / cold + (bias[k] if bias else 0.0) for k in range(len(c))]
+        below = math.log(sum(q[k] * math.exp(logits[k]) for k in range(len(c))))
+        picked = sum(w[j] / sum(w) * (below - logits[j]) for j in range(len(c)))
+        spread = sum(q[k] / sum(q) * (below - logits[k]) for k in range(len(c)))
+        loss = (1 - smoothing) * picked + smoothing * spread
+        losses.append(loss if normalize else sum(w) * loss)
     return sum(losses) / len(losses)
 
 
@@ -172,9 +193,173 @@ def test_shuffling_scaling_and_rotating_change_nothing() -> None:
     assert infonce(a @ rotation, c @ rotation, directions="both").loss.item() == pytest.approx(base, rel=1e-9)
 
 
+def drawn_sets(n: int, m: int, seed: int = 0) -> tuple[Embeddings, Embeddings]:
+    """Two sets of few labels and ids, with a temperature, a probability and a bias for each row."""
+    a, c, _ = two_sets(n, m, seed, torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    sides = []
+    for rows in (a, c):
+        own = torch.rand(len(rows), generator=generator, dtype=torch.float64)
+        sides.append(replace(rows, z=rows.z.detach(), facts={**rows.facts, "t": 0.2 + own, "bias": -own.log()}))
+    return sides[0].to_unit(), sides[1].to_unit()
+
+
+@pytest.mark.parametrize("normalize", ["anchor", "none"])
+@pytest.mark.parametrize("compete", [True, False])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
+@pytest.mark.parametrize("rule", [graded, RULES["listed"], RULES["labelled"]], ids=["graded", "listed", "labelled"])
+def test_all_options_together_equal_plain_loops(rule: Any, smoothing: float, compete: bool, normalize: Any) -> None:
+    a, c = drawn_sets(9, 11)
+    pairs = rule(a, c)
+    if rule is graded:
+        assert ((pairs.attract > 0) & (pairs.attract < 1)).any()  # soft positives
+        assert ((pairs.repel > 0) & (pairs.repel < 1)).any()  # soft negatives
+    options = {"positives_compete": compete, "label_smoothing": smoothing, "normalize": normalize}
+    found = infonce(a, c, rule=rule, temperature="t", log_bias="bias", **options).loss.item()  # type: ignore[arg-type]
+    expected = by_loops(
+        a.z, c.z, pairs, a.facts["t"].tolist(), compete=compete, smoothing=smoothing, bias=c.facts["bias"].tolist(),
+        normalize=normalize == "anchor",
+    )  # fmt: skip
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("directions", ["forward", "both"])
+def test_label_smoothing_is_that_of_cross_entropy(directions: Any) -> None:
+    a, c, t, e = unit(9), unit(9, seed=1), 0.07, 0.2
+    logits, target = a @ c.T / t, torch.arange(9)
+    expected = nn.functional.cross_entropy(logits, target, label_smoothing=e)
+    if directions == "both":
+        expected = (expected + nn.functional.cross_entropy(logits.T, target, label_smoothing=e)) / 2
+    found = infonce(a, c, temperature=t, label_smoothing=e, directions=directions).loss
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_soft_positives_are_the_targets_of_cross_entropy() -> None:
+    a, c, t = unit(5), unit(7, seed=1), 0.2
+    target = torch.rand(5, 7, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    target = target / target.sum(1, keepdim=True)
+    expected = nn.functional.cross_entropy(a @ c.T / t, target)
+    found = infonce(
+        Embeddings.of(a), Embeddings.of(c), rule=lambda a, c: Pairs(target[a.id][:, c.id], torch.zeros(len(a), len(c))),
+        temperature=t,
+    )  # fmt: skip
+    assert found.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+@pytest.mark.proves(reference=LOGQ, fact="reference")
+def test_log_bias_is_the_correction_for_how_often_candidates_are_sampled() -> None:
+    """Equations 2 and 4 of the paper: softmax over s / t - log q of the batch, its own item included."""
+    a, c, t = unit(6), unit(6, seed=1), 0.1
+    q = torch.rand(6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    expected = nn.functional.cross_entropy(a @ c.T / t - q.log(), torch.arange(6))
+    sides = Embeddings.of(a), Embeddings.of(c, view=1, facts={"logq": -q.log()})
+    found = infonce(*sides, temperature=t, log_bias="logq")
+    assert found.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    plain = infonce(*sides, temperature=t)
+    assert all(torch.allclose(note, plain.notes[name]) for name, note in found.notes.items())  # of similarities alone
+    turned = infonce(*sides, temperature=t, log_bias="logq", directions="both").loss.item() * 2 - found.loss.item()
+    assert turned == pytest.approx(nn.functional.cross_entropy((a @ c.T / t).T, torch.arange(6)).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("height", [3.0, 60.0, 300.0])
+def test_a_bias_of_any_size_stays_inside_the_numbers(height: float) -> None:
+    z = unit(6).float(), unit(6, seed=1).float()
+    for sign in (1.0, -1.0):
+        bias = sign * height * torch.linspace(0, 1, 6)
+        c = Embeddings.of(z[1], view=1, facts={"bias": bias})
+        found = infonce(Embeddings.of(z[0]), c, temperature=0.05, log_bias="bias").loss.item()
+        expected = nn.functional.cross_entropy(z[0] @ z[1].T / 0.05 + bias, torch.arange(6)).item()
+        assert found == pytest.approx(expected, rel=1e-5)
+
+
+def test_one_temperature_for_each_anchor() -> None:
+    a, c = unit(5), unit(5, seed=1)
+    each = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
+    expected = nn.functional.cross_entropy(a @ c.T / each[:, None], torch.arange(5)).item()
+    assert infonce(a, c, temperature=each).loss.item() == pytest.approx(expected, rel=1e-12)
+    told = Embeddings.of(a, facts={"cold": each})
+    assert infonce(told, Embeddings.of(c, view=1), temperature="cold").loss.item() == pytest.approx(expected, rel=1e-12)
+    same = infonce(a, c, temperature=torch.full((5,), 0.3, dtype=torch.float64))
+    plain = infonce(a, c, temperature=0.3)
+    assert same.loss.item() == pytest.approx(plain.loss.item(), rel=1e-12)
+    assert torch.allclose(same.notes["positive"], plain.notes["positive"])
+    assert torch.allclose(plain.notes["positive"], (a * c).sum(1))
+
+
+def test_each_temperature_and_bias_gets_the_gradient_of_a_finite_difference() -> None:
+    a, c = unit(5), unit(5, seed=1)
+    t = torch.linspace(0.1, 0.9, 5, dtype=torch.float64).requires_grad_()
+    b = torch.linspace(-1, 2, 5, dtype=torch.float64).requires_grad_()
+
+    def loss(t: Tensor, b: Tensor) -> Tensor:
+        sides = Embeddings.of(a, facts={"cold": t}), Embeddings.of(c, view=1, facts={"bias": b})
+        return infonce(*sides, temperature="cold", log_bias="bias", label_smoothing=0.1).loss
+
+    assert torch.autograd.gradcheck(loss, (t, b))
+    assert torch.autograd.gradcheck(lambda t: infonce(a, c, temperature=t, directions="both").loss, (t,))
+
+
+def test_weights_that_are_not_normalized_multiply_the_loss_of_their_anchor() -> None:
+    a, c = Embeddings.of(unit(4)), Embeddings.of(unit(4, seed=1), view=1)
+    half = torch.tensor([1.0, 0.5, 0.0, 3.0], dtype=torch.float64)
+
+    def rule(x: Embeddings, y: Embeddings) -> Pairs:
+        same = (x.id[:, None] == y.id[None, :]).to(half)
+        return Pairs(half[x.id][:, None] * same, 1 - same)
+
+    each = nn.functional.cross_entropy(a.z @ c.z.T / 0.05, torch.arange(4), reduction="none")
+    counted = [0, 1, 3]  # the one of weight 0 has no positive
+    assert infonce(a, c, rule=rule, normalize="none").loss.item() == pytest.approx(
+        ((half * each)[counted].sum() / 3).item(), rel=1e-12
+    )
+    assert infonce(a, c, rule=rule).loss.item() == pytest.approx((each[counted].sum() / 3).item(), rel=1e-12)
+
+
+def test_nothing_below_a_decoupled_positive_does_not_count() -> None:
+    facts = {"label": torch.zeros(4, dtype=torch.int64)}
+    z = unit(4).requires_grad_()
+    e = Embeddings.of(z, facts=facts)
+    loss = infonce(e, e, rule=labelled(), positives_compete=False).loss  # all are of one class
+    assert loss.item() == 0
+    assert torch.autograd.grad(loss, z)[0].abs().max() == 0
+
+
+@pytest.mark.proves(reference=SUPCON, fact="reference")
+def test_supcon_equals_pytorch_metric_learning() -> None:
+    labels = torch.tensor([0, 0, 1, 2, 1, 2, 2, 0, 3, 3])
+    e = Embeddings.of(unit(10), facts={"label": labels})
+    expected = SupConLoss(temperature=0.1)(e.z, labels).item()
+    assert infonce(e, e, rule=labelled(), temperature=0.1).loss.item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_without_options_a_tile_of_negatives_is_not_touched() -> None:
+    s, side = torch.randn(3, 4), Side(Embeddings.of(torch.zeros(3, 1)), None)
+    found = logits()({"s": s}, Pairs(torch.tensor(0.0), torch.tensor(1.0)), side, side, {})
+    assert found["denominator"][0] is s
+    assert found["push"] is s
+    assert all(x.ndim == 0 for name, x in found.items() if name not in ("denominator", "push"))  # type: ignore[union-attr]
+    assert "spread" not in found
+    assert "near" not in found
+
+
+def test_no_rows_cost_nothing() -> None:
+    none = torch.zeros(0, 3)
+    assert infonce(none, none, temperature=torch.zeros(0)).loss.item() == 0
+
+
 def test_bad_arguments_are_refused() -> None:
     with pytest.raises(ValueError, match="temperature above 0"):
         infonce(unit(2), unit(2), temperature=0.0)
+    with pytest.raises(ValueError, match="temperature above 0"):
+        infonce(unit(2), unit(2), temperature=torch.tensor([0.1, -0.1]))
+    with pytest.raises(ValueError, match="one for each of 2 anchors"):
+        infonce(Embeddings.of(unit(2)), Embeddings.of(unit(2)), temperature=torch.ones(3))
+    with pytest.raises(KeyError, match="fact 'cold' of the anchors; they have: none"):
+        infonce(unit(2), unit(2), temperature="cold")
+    with pytest.raises(KeyError, match="logq"):
+        infonce(unit(2), unit(2), log_bias="logq")
+    with pytest.raises(ValueError, match="smoothing from 0 to 1"):
+        infonce(unit(2), unit(2), label_smoothing=1.5)
     with pytest.raises(ValueError, match="as many candidate rows"):
         infonce(unit(2), unit(3))
 
@@ -187,3 +372,24 @@ def test_tiles_equal_dense(rule: Any, directions: Any, n: int, m: int, seed: int
     assert_tiles_equal_dense(
         lambda a, c: infonce(a, c, rule=rule, temperature=0.3, directions=directions), n=n, m=m, seed=seed
     )
+
+
+@pytest.mark.parametrize("directions", ["forward", "both"])
+@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
+@settings(max_examples=12, deadline=None)
+@given(n=st.integers(1, 19), m=st.integers(1, 23), seed=st.integers(0, 10**6))
+def test_tiles_equal_dense_with_all_options(rule: Any, directions: Any, n: int, m: int, seed: int) -> None:
+    t = (0.2 + torch.rand(n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)).requires_grad_()
+    b = torch.randn(m, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).requires_grad_()
+
+    def objective(a: Embeddings, c: Embeddings) -> Outcome:
+        told = (
+            replace(a, facts={**a.facts, "cold": t.to(a.z.dtype)}),
+            replace(c, facts={**c.facts, "bias": b.to(a.z.dtype)}),
+        )
+        return infonce(
+            *told, rule=rule, temperature="cold", log_bias="bias", label_smoothing=0.2, normalize="none",
+            directions=directions,
+        )  # fmt: skip
+
+    assert_tiles_equal_dense(objective, n=n, m=m, seed=seed, learnable=(t, b))

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from counterpoint._ops.running import Reduction
+from counterpoint._ops.running import Bound, Reduction
+from counterpoint._ops.sweep import Swept
 from counterpoint.objectives.custom import (
     Directions,
     Output,
@@ -25,66 +28,189 @@ from counterpoint.papers import paper
 from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
 
 WEIGHTS = 20.0  # nats by which the weights of a rule may move a logit: from 2e-9 to 5e8
+Temperature = float | Float[Tensor, ""] | Float[Tensor, " n"] | str
+REDUCTIONS: dict[str, Reduction] = {
+    "denominator": "logsumexp", "pull": "total", "attract": "total", "positives": "count", "repel": "total"
+}  # fmt: skip
 
 
-def _tile(compete: bool) -> Tile:
-    """Logits of a softmax; the scores are already divided by the temperature."""
+def cooled(
+    anchors: Embeddings | Float[Tensor, "n d"],
+    candidates: Embeddings | Float[Tensor, "m d"] | None,
+    temperature: Temperature,
+    *,
+    unit: bool = True,
+) -> tuple[Embeddings, Embeddings, Tensor, float | None]:
+    """Both sides with anchors divided by their temperature, the temperature, and the largest |logit| where it is known.
+
+    The number leaves room for the weights of a rule, so it bounds w exp(logit) too.
+
+    >>> a, c, t, bound = cooled(torch.eye(2), torch.eye(2), 0.5)
+    >>> a.z.tolist(), bound
+    ([[2.0, 0.0], [0.0, 2.0]], 22.0)
+    """
+    anchors, candidates = (
+        replace(rows, z=rows.z.to(torch.promote_types(rows.z.dtype, torch.float32)))
+        for rows in as_embeddings(anchors, candidates)
+    )
+    if unit:
+        anchors, candidates = anchors.to_unit(), candidates.to_unit()
+    if isinstance(temperature, str):
+        if temperature not in anchors.facts:
+            known = ", ".join(sorted(anchors.facts)) or "none"
+            raise KeyError(f"wanted the temperature as the fact '{temperature}' of the anchors; they have: {known}")
+        temperature = anchors.facts[temperature]
+    t = torch.as_tensor(temperature, dtype=anchors.z.dtype, device=anchors.z.device)
+    if t.ndim and t.shape != (len(anchors),):
+        raise ValueError(f"wanted one temperature, or one for each of {len(anchors)} anchors, got {list(t.shape)}")
+    coldest = float(t.detach().min()) if t.numel() else 1.0
+    if not coldest > 0:
+        raise ValueError(f"wanted a temperature above 0, got {coldest}")
+    divided = replace(anchors, z=anchors.z / (t if t.ndim == 0 else t[:, None]))
+    return divided, candidates, t, 1 / coldest + WEIGHTS if unit else None
+
+
+def sums(scores: Mapping[str, Tensor], pairs: Pairs) -> dict[str, Output]:
+    """What every softmax adds up of its pairs, for losses and notes."""
+    return {
+        "pull": times(pairs.attract, scores["s"]),
+        "attract": pairs.attract,
+        "push": times(pairs.repel, scores["s"]),
+        "repel": pairs.repel,
+        "positives": pairs.attract,
+    }
+
+
+def competing(found: Mapping[str, Tensor], *, compete: bool) -> Tensor:
+    """Which rows have a positive, and something that this positive has to win against."""
+    others = found["repel"] + (found["positives"] - 1).clamp(min=0) if compete else found["repel"]
+    return (found["attract"] > 0) & (others > 0)
+
+
+def gaps(t: Tensor, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The notes of a softmax, from what `sums` adds up."""
+    with torch.no_grad():
+        positive = rows.get("near", rows["pull"]) / rows["attract"].clamp(min=1e-9)
+        notes = {"positive": t * positive, "negative": t * rows["push"] / rows["repel"].clamp(min=1e-9)}
+    return {name: note.detach() for name, note in {**notes, "negatives": rows["repel"]}.items()}
+
+
+def logits(compete: bool = True, *, log_bias: str | None = None, spread: bool = False) -> Tile:
+    """The tile of a softmax; the scores are already divided by the temperature."""
 
     def tile(
-        scores: Mapping[str, Tensor], pairs: Pairs, _a: Side, _c: Side, _params: Mapping[str, Tensor]
+        scores: Mapping[str, Tensor], pairs: Pairs, _a: Side, c: Side, _params: Mapping[str, Tensor]
     ) -> Mapping[str, Output]:
-        logit = scores["s"]
-        return {
-            "denominator": (logit, pairs.repel + pairs.attract.sign() if compete else pairs.repel),
-            "pull": times(pairs.attract, logit),
-            "attract": pairs.attract,
-            "push": times(pairs.repel, logit),
-            "repel": pairs.repel,
-            "positives": pairs.attract,
-        }
+        found, logit = sums(scores, pairs), scores["s"]
+        if log_bias is not None:
+            logit = logit + c[log_bias]
+            found |= {"near": found["pull"], "pull": times(pairs.attract, logit)}
+        weight = pairs.repel + pairs.attract.sign() if compete else pairs.repel
+        if spread:
+            found["spread"] = times(weight, logit)
+        return found | {"denominator": (logit, weight)}
 
     return tile
 
 
-def _row(swept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The loss of each anchor and whether it counts: an anchor needs a positive and a competitor."""
-    attract = swept["attract"]
-    counts = ((attract > 0) & (swept["repel"] + (swept["positives"] - 1).clamp(min=0) > 0)).to(attract)
-    loss = swept["denominator"] - swept["pull"] / torch.where(attract > 0, attract, torch.ones_like(attract))
-    return torch.where(counts > 0, loss, torch.zeros_like(loss)), counts
+def compare(
+    tile: Tile,
+    anchors: Embeddings,
+    candidates: Embeddings,
+    *,
+    rule: Rule,
+    directions: Directions,
+    bounds: Mapping[str, Bound] | None,
+    beside: Mapping[str, Reduction] | None = None,
+) -> Swept:
+    """The sweep of a softmax over all pairs: its denominator, the sums of `sums`, and what else is asked for."""
+    reductions = {**REDUCTIONS, **(beside or {})}
+    return sweep(
+        tile,
+        anchors,
+        candidates,
+        rule=rule,
+        rows={**reductions, "push": "total"},
+        columns=reductions if directions == "both" else None,
+        bounds=bounds,
+    )
+
+
+def between(bound: float | None, bias: Tensor | None = None) -> dict[str, Bound] | None:
+    """The range of the denominator's logits, moved by a bias of the candidates.
+
+    >>> between(22.0, torch.tensor([1.0, 3.0]))
+    {'denominator': (-21.0, 25.0)}
+    """
+    if bound is None:
+        return None
+    low, high = (0.0, 0.0) if bias is None or not len(bias) else (float(x) for x in bias.detach().aminmax())
+    return {"denominator": (low - bound, high + bound)}
+
+
+def _row(
+    found: Mapping[str, Tensor], *, compete: bool, label_smoothing: float, normalize: str
+) -> tuple[Tensor, Tensor]:
+    """The loss of each anchor and whether it counts."""
+    counts = competing(found, compete=compete)
+    attract, one = found["attract"], torch.ones_like(found["attract"])
+    loss = found["denominator"] - found["pull"] / torch.where(attract > 0, attract, one)
+    if label_smoothing:
+        competitors = found["repel"] + found["positives"] if compete else found["repel"]
+        uniform = found["denominator"] - found["spread"] / torch.where(counts, competitors, one)
+        loss = (1 - label_smoothing) * loss + label_smoothing * uniform
+    if normalize == "none":
+        loss = loss * attract
+    return torch.where(counts, loss, torch.zeros_like(loss)), counts.to(loss)
 
 
 @paper(
     reference="van den Oord, Li, Vinyals: Representation Learning with Contrastive Predictive Coding, arXiv:1807.03748, 2018"
 )
 @paper(reference="Khosla et al.: Supervised Contrastive Learning, arXiv:2004.11362, 2020 (L_out)")
+@paper(
+    reference="Yi et al.: Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations, RecSys 2019 (log_bias)"
+)
 def infonce(
     anchors: Embeddings | Float[Tensor, "n d"],
     candidates: Embeddings | Float[Tensor, "m d"] | None = None,
     *,
     rule: Rule = same_sample,
-    temperature: float | Float[Tensor, ""] = 0.05,
+    temperature: Temperature = 0.05,
     directions: Directions = "forward",
     positives_compete: bool = True,
+    label_smoothing: float = 0.0,
+    log_bias: str | None = None,
+    normalize: Literal["anchor", "none"] = "anchor",
     unit: bool = True,
 ) -> Outcome:
     """Each anchor has to pick its positives out of all candidates, by a softmax over similarities.
 
     For anchor i with attract weights w_ij (normalised: sum_j w_ij = 1) and repel weights r_ij,
 
-        loss_i = - sum_j w_ij log( exp(s_ij / t) / sum_k (p_ik + r_ik) exp(s_ik / t) ),    p_ik = [w_ik > 0]
+        loss_i = - sum_j w_ij log P_ij,    P_ij = exp(l_ij) / sum_k q_ik exp(l_ik),    q_ik = [w_ik > 0] + r_ik,
+        l_ij   = s_ij / t_i + b_j
 
     and the result is the mean over anchors that have a positive and at least one competitor. With several positives
-    the mean stands outside the logarithm and positives compete with each other (L_out of SupCon).
+    the mean stands outside the logarithm and positives compete with each other (L_out of SupCon). Label smoothing e
+    spreads its part over the pairs of the denominator, in proportion to their weights there:
+
+        loss_i = - (1 - e) sum_j w_ij log P_ij - e sum_k q_ik log P_ik / sum_k q_ik
 
     Args:
         anchors: n rows, or a plain [n, d] tensor.
         candidates: m rows; with plain tensors row i pairs with row i, explicitly. None: the anchors themselves.
-        rule: who attracts and who repels whom.
-        temperature: t > 0; may be a tensor that requires grad.
+        rule: who attracts and who repels whom; weights may be fractions.
+        temperature: t > 0; a number, one number for each anchor, or the name of the anchors' fact that holds them;
+            tensors and facts may require grad.
         directions: "both" averages this with the loss of each candidate over the anchors (candidates without a
-            positive, such as hard negatives, then have no turn).
-        positives_compete: whether positives stand in the denominator; False is the decoupled loss, with p_ik = 0.
+            positive, such as hard negatives, then have no turn), from the same logits l_ij.
+        positives_compete: whether positives stand in the denominator; False is the decoupled loss, with q_ik = r_ik.
+        label_smoothing: e, from 0 to 1.
+        log_bias: the name of the candidates' fact b_j that is added to their logits, in nats; None: 0. With b_j =
+            -log(probability that j was sampled) this is the logQ correction. It cancels in the loss of a candidate.
+        normalize: "anchor" divides the attract weights of an anchor by their sum; "none" then multiplies the loss of
+            the anchor by that sum.
         unit: scale rows to length 1 first, so that s is the cosine; False: s is the plain dot product.
 
     Returns:
@@ -92,47 +218,42 @@ def infonce(
         detached: "positive" and "negative" mean similarity of each anchor's pairs, "negatives" its number of negatives.
 
     Raises:
-        ValueError: for plain tensors of different length, or a temperature that is not above 0.
+        ValueError: for plain tensors of different length, a temperature that is not above 0, label smoothing outside
+            0 to 1.
+        KeyError: for a fact that rows do not have.
 
     Differs:
         An anchor without a positive, or with nothing to compete with it, does not count; in the papers there is none.
 
     Relations:
         SupCon is this with `labelled()`; NT-Xent (SimCLR) is this with both views as anchors and candidates; the loss
-        named "multiple negatives ranking" is this with `directions="forward"`.
+        named "multiple negatives ranking" is this with `directions="forward"`. `infonce_inside` and `infonce_separate`
+        are the other two forms of several positives; with one positive all three are equal.
 
     References:
-        van den Oord et al. 2018, arXiv:1807.03748; Khosla et al. 2020, arXiv:2004.11362.
+        van den Oord et al. 2018, arXiv:1807.03748; Khosla et al. 2020, arXiv:2004.11362; label smoothing: Szegedy et
+        al. 2015, arXiv:1512.00567; logQ: Bengio and Senecal 2008, doi:10.1109/TNN.2007.912312; Yi et al. 2019,
+        doi:10.1145/3298689.3346996.
 
     >>> round(infonce(torch.eye(2), torch.eye(2), temperature=1.0).loss.item(), 4)      # log(1 + exp(-1))
     0.3133
     """
-    anchors, candidates = as_embeddings(anchors, candidates)
-    if unit:
-        anchors, candidates = anchors.to_unit(), candidates.to_unit()
-    t = torch.as_tensor(temperature, dtype=anchors.z.dtype, device=anchors.z.device)
-    coldest = float(t.detach().min())
-    if not coldest > 0:
-        raise ValueError(f"wanted a temperature above 0, got {coldest}")
-    bound = 1 / coldest + WEIGHTS
-    reductions: dict[str, Reduction] = {
-        "denominator": "logsumexp", "pull": "total", "attract": "total", "positives": "count", "repel": "total"
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"wanted label smoothing from 0 to 1, got {label_smoothing}")
+    if normalize not in ("anchor", "none"):
+        raise ValueError(f"wanted to normalize by 'anchor' or 'none', got '{normalize}'")
+    anchors, candidates, t, bound = cooled(anchors, candidates, temperature, unit=unit)
+    asked: dict[str, Reduction] = {
+        **({"spread": "total"} if label_smoothing else {}), **({"near": "total"} if log_bias is not None else {})
     }  # fmt: skip
-    swept = sweep(
-        _tile(positives_compete),
-        replace(anchors, z=anchors.z / t),
+    swept = compare(
+        logits(positives_compete, log_bias=log_bias, spread=label_smoothing > 0),
+        anchors,
         candidates,
         rule=rule,
-        rows={**reductions, "push": "total"},
-        columns=reductions if directions == "both" else None,
-        bounds={"denominator": (-bound, bound)} if unit else None,
+        directions=directions,
+        bounds=between(bound, candidates.facts.get(log_bias) if log_bias is not None else None),
+        beside=asked,
     )
-    loss = per_row(_row, swept, directions)
-    with torch.no_grad():
-        r = swept.rows
-        notes = {
-            "positive": t * r["pull"] / r["attract"].clamp(min=1e-9),
-            "negative": t * r["push"] / r["repel"].clamp(min=1e-9),
-            "negatives": r["repel"],
-        }
-    return Outcome({"infonce": loss}, {"infonce": 1.0}, {name: note.detach() for name, note in notes.items()})
+    row = partial(_row, compete=positives_compete, label_smoothing=label_smoothing, normalize=normalize)
+    return Outcome({"infonce": per_row(row, swept, directions)}, {"infonce": 1.0}, gaps(t, swept.rows))
