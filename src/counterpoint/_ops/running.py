@@ -49,6 +49,11 @@ class Value:
         """Whether all pairs share one number, but for the listed ones."""
         return self.tensor.ndim == 0
 
+    @property
+    def everywhere(self) -> float:
+        """The number of all pairs; infinity where they differ."""
+        return float(self.tensor) if self.constant and self.listed is None else math.inf
+
     def full(self) -> Tensor:
         """All pairs, [n m]."""
         whole = self.tensor.to(self.device).expand(self.shape)
@@ -164,6 +169,8 @@ class LogSumExp:
 
     def add(self, value: Value, at: slice, weight: Value | None = None) -> None:
         """One more tile."""
+        if value.everywhere <= FLOOR / 2 or (weight is not None and weight.everywhere <= 0):
+            return
         if self.shift is not None:
             self.sum[at] += value.exp(self.shift, weight).sum(over(self.axis))
             return
