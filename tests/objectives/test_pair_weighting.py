@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pytorch_metric_learning import losses
 from torch import Tensor, nn
 
-from counterpoint.objectives.proxies import circle, multi_similarity, proxy_anchor, proxy_nca
+from counterpoint.objectives.pair_weighting import circle, multi_similarity, proxy_anchor, proxy_nca
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.labels import labelled
 from counterpoint.types import Embeddings, Outcome, Pairs
