@@ -45,7 +45,7 @@ benchmark: $(READY)
 # Losses, and the search for neighbours, beside their peers; on an idle machine.
 benchmark-loss: $(READY)
 	$(PIP) install -q -c constraints.txt -e '.[bench]'
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python benchmarks/loss.py --repeats 5 --json benchmarks/results/loss.json
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python benchmarks/loss.py --repeats 3 --json benchmarks/results/loss.json
 	$(BIN)/python benchmarks/loss_table.py benchmarks/results/loss.json benchmarks/README.md
 
 clean:
