@@ -55,6 +55,9 @@ def fit(
     epochs: Annotated[float | None, typer.Option(help="Passes over the data [default: 1].")] = None,
     minutes: Annotated[float | None, typer.Option(help="Time budget of training.")] = None,
     batch: Annotated[int, typer.Option(help="Rows an update; the others in it are the negatives.")] = Run.batch,
+    micro: Annotated[
+        int | None, typer.Option(help="Texts through the encoder at a time, of a batch as large as you like.")
+    ] = Run.micro,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = Run.lr,
     seed: Annotated[int, typer.Option(help="Of split, order, dropout and intervals.")] = Run.seed,
     dropout: Annotated[

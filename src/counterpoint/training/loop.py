@@ -101,6 +101,7 @@ def train(
     batch: int,
     seed: int,
     autocast: torch.autocast,
+    micro: int | None = None,
     dev: Callable[[], float] | None = None,
     tick: Callable[[int, float, float], None] = lambda step, progress, loss: None,
 ) -> History:
@@ -114,6 +115,7 @@ def train(
         batch: rows an update, at most `rows`.
         seed: decides the order of the data, the views and dropout.
         autocast: precision of the encoders.
+        micro: rows of each set that the encoders see at a time; the loss sees the whole batch. None: all at once.
         dev: the number to raise; None keeps the last step.
         tick: called after each step with its number, the progress in [0, 1] and the loss.
 
@@ -131,7 +133,9 @@ def train(
         progress = _progress(schedule, number - 0.5, time.monotonic() - started - paused)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(progress)
-        outcome, norm = step(method, take(at), optimizer, generator=generator, autocast=autocast, clip=schedule.clip)
+        outcome, norm = step(
+            method, take(at), optimizer, generator=generator, autocast=autocast, clip=schedule.clip, micro=micro
+        )
         loss = float(outcome.loss.detach())
         bad = 0 if math.isfinite(loss) else bad + 1
         if bad >= BAD_STEPS:

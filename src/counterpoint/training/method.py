@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from counterpoint.objectives.custom import Objective, Rule
+from counterpoint.training.cached import cached
 from counterpoint.types import Batch, Embeddings, Outcome
 
 
@@ -94,14 +95,23 @@ def step(
     generator: torch.Generator,
     autocast: torch.autocast,
     clip: float,
+    micro: int | None = None,
 ) -> tuple[Outcome, float]:
-    """The path of a batch: views, embeddings, loss, gradients, update. Returns the outcome and the gradient's norm."""
+    """The path of a batch: views, embeddings, loss, gradients, update. Returns the outcome and the gradient's norm.
+
+    With `micro` the encoders see that many rows at a time, and the loss sees all of them.
+    """
     optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that old gradients take no memory in it
     views = method.views(batch, generator)
-    with autocast:
-        sets = method.encode(method.modules, views)
-    outcome = method.objective(method.modules, sets)
-    outcome.loss.backward()
+    if micro is None:
+        with autocast:
+            sets = method.encode(method.modules, views)
+        outcome = method.objective(method.modules, sets)
+        outcome.loss.backward()
+    else:
+        sets, outcome = cached(
+            method.modules, views, encode=method.encode, objective=method.objective, micro=micro, autocast=autocast
+        )
     norm = nn.utils.clip_grad_norm_(method.modules.parameters(), clip)
     optimizer.step()
     method.after(method.modules, sets, outcome)

@@ -74,10 +74,12 @@ def finishing(job: Job) -> Iterator[Path]:
         except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory errors are RuntimeErrors
             if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
                 raise
-            batch = job.plan.batch
-            remedy = (
-                f"--batch {batch // 2} takes about half" if batch >= 4 else "use a smaller model or shorter --length"
-            )
+            batch, micro = job.plan.batch, job.plan.micro
+            remedy = f"--batch {batch // 2} takes about half" if batch >= 4 else "use a smaller model or shorter --length"
+            if micro is None and batch >= 4:
+                remedy += f"; --micro {min(64, batch // 2)} keeps the batch and its gradient"
+            elif micro is not None and micro > 1:
+                remedy = f"--micro {micro // 2} takes about half"
             raise Refusal(
                 f"memory for a batch of {batch}", "none left", where=f"--batch {batch}", remedy=remedy
             ) from error

@@ -110,6 +110,7 @@ class Job:
                 len(self.rows),
                 schedule,
                 batch=self.plan.batch,
+                micro=self.run.micro,
                 seed=self.run.seed,
                 autocast=autocast(self.encoder.device.type, self.plan.precision),
                 dev=self._dev_score if self.dev else None,

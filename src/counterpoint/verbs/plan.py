@@ -44,6 +44,7 @@ class Plan:
     minutes: float | None
     epochs: float
     batch: int
+    micro: int | None
     negatives: int
     lr: float
     lengths: dict[str, dict[str, float]]
@@ -150,11 +151,14 @@ def make_plan(
     load = measure_load(encoder, method, rows)
 
     def takes(size: int) -> int:
-        return memory_bytes(encoder, int(size * load.tokens), int(size * load.squares))
+        share = min(size * load.texts, run.micro or math.inf) / load.texts  # rows whose graph is alive at once
+        kept = int(3 * 4 * encoder.width * size * load.texts) if run.micro else 0  # vectors, unit vectors, gradients
+        return kept + memory_bytes(encoder, int(share * load.tokens), int(share * load.squares))
 
-    _refuse_too_large(takes, batch, memory_free(device))
+    _refuse_too_large(takes, batch, memory_free(device), run.micro)
     pace = seconds_per_token(encoder, rows.anchors, "anchor", precision)
-    training = BACKWARD * pace * load.tokens * batch * steps if run.minutes is None else 60 * run.minutes
+    passes = BACKWARD + 1 if run.micro else BACKWARD  # caching encodes once more
+    training = passes * pace * load.tokens * batch * steps if run.minutes is None else 60 * run.minutes
     total = training + pace * evaluated * load.tokens / load.texts
     if (typed := missing_prompts(encoder, run.model)) is not None:
         warnings.append(f"models of this family lose quality without prompts: add {typed}")
@@ -162,7 +166,7 @@ def make_plan(
         if entry["cut"] > 1 - COVERED:
             warnings.append(f"{entry['cut']:.0%} of the {name} texts are cut at {entry['tokens']} tokens")
     return Plan(
-        recipe, why, arguments, metric, run.model, device, precision, steps, run.minutes, epochs, batch,
+        recipe, why, arguments, metric, run.model, device, precision, steps, run.minutes, epochs, batch, run.micro,
         int(load.candidates * batch) - 1, run.lr, lengths, counts, total / 60, takes(batch), tuple(warnings),
     )  # fmt: skip
 
@@ -177,8 +181,8 @@ def _steps(run: Run, rows: int, batch: int) -> tuple[int, float]:
     return steps, steps / a_pass
 
 
-def _refuse_too_large(takes: Callable[[int], int], batch: int, free: int) -> None:
-    """Refuse a batch that does not fit, and name the one that would."""
+def _refuse_too_large(takes: Callable[[int], int], batch: int, free: int, micro: int | None) -> None:
+    """Refuse a batch that does not fit, and name the one that would, or the micro-batch."""
     if takes(batch) <= free:
         return
     fits = int((free - takes(0)) // max(1, takes(1) - takes(0)))
@@ -186,8 +190,17 @@ def _refuse_too_large(takes: Callable[[int], int], batch: int, free: int) -> Non
         f"memory for a batch of {batch}: about {takes(batch) / 1e9:.1f} GB",
         f"{free / 1e9:.1f} GB free",
         where="--batch",
-        remedy=f"--batch {fits} would fit" if fits >= 2 else "a smaller model or shorter --length is needed",
+        remedy=_what_fits(fits, micro),
     )
+
+
+def _what_fits(batch: int, micro: int | None) -> str:
+    """What to type where a batch is too large."""
+    if batch < 2:
+        return "a smaller model or shorter --length is needed" if micro is None else "a smaller --micro is needed"
+    if micro is None:
+        return f"--batch {batch} would fit, or --micro {min(64, batch)} with this batch"
+    return f"--batch {batch} would fit"
 
 
 def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, screen: Screen) -> None:
@@ -197,6 +210,7 @@ def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, 
     lengths = "; ".join(f"{r} {e['tokens']} tokens ({e['cut']:.0%} of texts cut)" for r, e in plan.lengths.items())
     steps = f"{plan.steps} steps, {plan.epochs:.2g} passes over the data" if plan.steps < 10**9 else ""
     budget = f"{plan.minutes:g} minutes" if plan.minutes else ""
+    through = f", {plan.micro} texts at a time through the encoder" if plan.micro else ""
     rows = {
         "training method": f"{plan.recipe} ({plan.why})",
         "its arguments": ", ".join(f"{k}={v}" for k, v in plan.arguments.items()) or "none",
@@ -205,7 +219,7 @@ def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, 
         "model": plan.model,
         "device": f"{plan.device}, {plan.precision} products",
         "training": ", ".join(x for x in (steps, budget) if x) + f"; learning rate {plan.lr:g}",
-        "batch": f"{plan.batch} rows; up to {plan.negatives} negatives per anchor",
+        "batch": f"{plan.batch} rows{through}; up to {plan.negatives} negatives per anchor",
         "lengths": lengths,
         "expected": f"{plan.expected_minutes:.1f} minutes, {plan.expected_memory / 1e9:.1f} GB of memory",
         "run folder": out,
