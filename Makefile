@@ -46,7 +46,7 @@ benchmark: $(READY)
 benchmark-loss: $(READY)
 	$(PIP) install -q -c constraints.txt -e '.[bench]'
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python benchmarks/loss.py --repeats 3 --json benchmarks/results/loss.json
-	$(BIN)/python benchmarks/loss_table.py benchmarks/results/loss.json benchmarks/README.md
+	$(BIN)/python benchmarks/loss_table.py benchmarks/results/loss.json benchmarks/README.md README.md
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist src/*.egg-info

@@ -1,6 +1,6 @@
 """The result of benchmarks/loss.py as tables: for a terminal, and in Markdown between two marks of a file.
 
-python benchmarks/loss_table.py RESULT.json [FILE.md]
+python benchmarks/loss_table.py RESULT.json [FILE.md ...]
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from table import aligned
 
-BEGIN, END = "<!-- loss table -->", "<!-- end -->"
+BEGIN, BRIEFLY, END = "<!-- loss table -->", "<!-- loss summary -->", "<!-- end -->"
 TITLES = {
     "symmetric": "InfoNCE, both directions",
     "forward": "InfoNCE, one direction",
@@ -184,6 +184,28 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"- {line}" for line in sentences(found))]).rstrip()
 
 
+BRIEF = ("loss", "rows", "products", "ours", "share of torch's product rate", "extra GB", "fastest peer", "its time", "its GB")
+
+
+def summary(found: Mapping[str, Any]) -> str:
+    """One line for each loss and precision, at the most rows that a peer managed too: ours and the fastest peer."""
+    groups: dict[tuple[str, str], dict[int, list[Mapping[str, Any]]]] = {}
+    for r in found["results"]:
+        if r["section"] != "rules":
+            groups.setdefault((r["section"], r["precision"]), {}).setdefault(r["rows"], []).append(r)
+    lines = []
+    for (section, precision), sizes in groups.items():
+        both = [rows for rows, results in sizes.items() if len(results) > 1]
+        if both:
+            ours, *peers = sizes[max(both)]
+            peer = min(peers, key=lambda r: r["median_seconds"])
+            cells = (TITLES[section], f"{max(both):,}", precision, f"{ours['median_seconds']:.3g} s")
+            cells += (f"{ours['share']['torch']:.0%}", gigabytes(ours["extra_bytes"]), label(peer["method"]))
+            lines.append((*cells, f"{peer['times_first']:.1f} times ours", gigabytes(peer["extra_bytes"])))
+    table = [bar(BRIEF), bar(["---"] * len(BRIEF)), *map(bar, lines)]
+    return "\n".join([about(found), "", *table])
+
+
 def is_number(cell: str) -> bool:
     """Whether a cell goes to the right."""
     return cell == "-" or cell.rstrip("%").replace(",", "").replace(".", "").replace("e-", "").isdigit()
@@ -194,27 +216,30 @@ def bar(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def between(text: str, new: str) -> str:
+def between(text: str, new: str, begin: str = BEGIN) -> str:
     """The text with what stands between the marks replaced.
 
     Raises:
         ValueError: where the marks are not there, once each and in their order.
     """
-    before, begun, rest = text.partition(BEGIN)
+    before, begun, rest = text.partition(begin)
     old, ended, after = rest.partition(END)
-    if not begun or not ended or BEGIN in old + after:
-        raise ValueError(f"wanted '{BEGIN}' and then '{END}', once each")
-    return f"{before}{BEGIN}\n{new}\n{END}{after}"
+    if not begun or not ended or begin in old + after:
+        raise ValueError(f"wanted '{begin}' and then '{END}', once each")
+    return f"{before}{begin}\n{new}\n{END}{after}"
 
 
 def main() -> None:
-    """Print the tables, or put them between the marks of a file."""
+    """Print the tables, or put them, or their summary, between the marks of files."""
     found = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     if len(sys.argv) < 3:
         print(markdown(found))
         return
-    page = Path(sys.argv[2])
-    page.write_text(between(page.read_text(encoding="utf-8"), markdown(found)), encoding="utf-8")
+    for name in sys.argv[2:]:
+        page = Path(name)
+        text = page.read_text(encoding="utf-8")
+        text = between(text, summary(found), BRIEFLY) if BRIEFLY in text else between(text, markdown(found))
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
