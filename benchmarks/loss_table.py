@@ -184,7 +184,17 @@ def markdown(found: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *(f"- {line}" for line in sentences(found))]).rstrip()
 
 
-BRIEF = ("loss", "rows", "products", "ours", "share of torch's product rate", "extra GB", "fastest peer", "its time", "its GB")
+BRIEF = (
+    "loss",
+    "rows",
+    "products",
+    "ours",
+    "share of torch's product rate",
+    "extra GB",
+    "fastest peer",
+    "its time",
+    "its GB",
+)
 
 
 def summary(found: Mapping[str, Any]) -> str:

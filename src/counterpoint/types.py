@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from counterpoint._ops.join import matches
+from counterpoint._ops.unit import to_unit
 
 # A mapping of columns of equal length. "id" is the content identity of each row, "row" its dense index in the data.
 Batch = Mapping[str, Any]
@@ -92,7 +93,7 @@ class Embeddings:
 
     def to_unit(self) -> Embeddings:
         """The same rows scaled to length 1; a zero row stays zero."""
-        return replace(self, z=torch.nn.functional.normalize(self.z, dim=-1))
+        return replace(self, z=to_unit(self.z))
 
     @staticmethod
     def cat(sets: Sequence[Embeddings]) -> Embeddings:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from counterpoint._ops.join import matches
 from counterpoint._ops.neighbours import neighbours, top
 from counterpoint._ops.reduce import mean
+from counterpoint._ops.unit import BLOCK, to_unit
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.types import Edges, Embeddings, Pairs, Relation, densify, same_sample
@@ -105,3 +106,24 @@ def test_the_best_groups_hold_the_best(n: int, m: int, k: int, seed: int) -> Non
 def test_neighbours_of_nothing_are_nothing() -> None:
     empty, one = Embeddings.of(torch.zeros(0, 2)), Embeddings.of(torch.zeros(1, 2))
     assert neighbours(empty, one, 3).index.shape == (0, 1)
+
+
+def test_unit_rows_have_the_gradient_of_torch_and_a_second_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    for shape in ((5, 3), (4, 2, 3)):
+        z = torch.randn(*shape, generator=generator, dtype=torch.float64).requires_grad_()
+        assert torch.allclose(to_unit(z), torch.nn.functional.normalize(z, dim=-1), rtol=1e-14)
+        assert torch.autograd.gradcheck(to_unit, z)
+        assert torch.autograd.gradgradcheck(to_unit, z)
+    zero = torch.zeros(2, 3, requires_grad=True)
+    to_unit(zero).sum().backward()
+    assert zero.grad is not None
+    assert torch.isfinite(zero.grad).all()
+
+
+def test_unit_rows_by_blocks_are_those_at_once() -> None:
+    z = torch.randn(2 * BLOCK + 7, 2, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    weight = torch.arange(len(z) * 2.0).view(-1, 2)
+    (found,) = torch.autograd.grad((to_unit(z) * weight).sum(), z)
+    (expected,) = torch.autograd.grad((torch.nn.functional.normalize(z, dim=-1) * weight).sum(), z)
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import cast
@@ -67,7 +66,6 @@ def lay_out(rule: Rule | None, a: Embeddings, c: Embeddings, size: tuple[int, in
     keyed = by_key(rule)
     if keyed is not None:
         keys = keyed.keys(a, c)
-        cuts = _cuts_between(keys[0], size[0]), _cuts_between(keys[1], size[1])
         (low_a, high_a), (low_c, high_c) = (_ranges(k, own) for k, own in zip(keys, cuts, strict=True))
         overlap = (low_a[:, None] <= high_c[None, :]) & (low_c[None, :] <= high_a[:, None])
         return Layout(elsewhere, cuts, overlap.tolist())
@@ -81,16 +79,6 @@ def lay_out(rule: Rule | None, a: Embeddings, c: Embeddings, size: tuple[int, in
 
 def _even_cuts(rows: int, size: int) -> list[int]:
     return [*range(0, rows, size), rows]
-
-
-def _cuts_between(keys: Tensor, size: int) -> list[int]:
-    """Cuts at most `size` apart, where a key ends if one does in the last half of a tile: fewer tiles then see its pairs."""
-    ends = (torch.nonzero(keys[1:] != keys[:-1]).flatten() + 1).tolist()
-    cuts = [0]
-    while cuts[-1] + size < len(keys):
-        last = ends[bisect_right(ends, cuts[-1] + size) - 1] if ends else 0
-        cuts.append(last if last > cuts[-1] + size // 2 else cuts[-1] + size)
-    return [*cuts, len(keys)] if len(keys) else [0]
 
 
 def _ranges(keys: Tensor, cuts: list[int]) -> tuple[Tensor, Tensor]:

@@ -30,7 +30,7 @@ from counterpoint.types import Edges, Embeddings, PairRule
 
 Backend = Literal["tiled", "dense"]
 KEPT_BLOCK = 31 * 2**20  # just under glibc's largest dynamic threshold, 32 MiB (mallopt(3))
-MEMORY = {"cpu": 128 * 2**20, "cuda": 2 * 2**30}  # bytes beside inputs, results and gradients
+MEMORY = {"cpu": 64 * 2**20, "cuda": 2 * 2**30}  # bytes beside inputs, results and gradients
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def sweep(
             faster (on CPUs without AMX: of the gradient's products alone); sums and results stay fp32. None: as `sweeping`
             says, else bf16 inside a bfloat16 autocast, else fp32.
         memory: bytes that may be used beside inputs, results and gradients: tiles are as large as pays, and tiles of
-            scores are kept for the backward pass while they fit. None: 128 MiB on a CPU, 2 GiB on CUDA.
+            scores are kept for the backward pass while they fit. None: 64 MiB on a CPU, 2 GiB on CUDA.
 
     Returns:
         Differentiable tensors, [n] in `rows` and [m] in `columns`. First order only: a second derivative raises. A

@@ -94,7 +94,9 @@ def refuse_batch_norm(modules: nn.Module) -> None:
     for name, module in modules.named_modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
             remedy = "train without --micro, or freeze its statistics by eval()"
-            raise Refusal("an encoder that treats rows one by one", f"batch norm in '{name}'", where="--micro", remedy=remedy)
+            raise Refusal(
+                "an encoder that treats rows one by one", f"batch norm in '{name}'", where="--micro", remedy=remedy
+            )
 
 
 def cached(

@@ -75,7 +75,9 @@ def finishing(job: Job) -> Iterator[Path]:
             if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
                 raise
             batch, micro = job.plan.batch, job.plan.micro
-            remedy = f"--batch {batch // 2} takes about half" if batch >= 4 else "use a smaller model or shorter --length"
+            remedy = (
+                f"--batch {batch // 2} takes about half" if batch >= 4 else "use a smaller model or shorter --length"
+            )
             if micro is None and batch >= 4:
                 remedy += f"; --micro {min(64, batch // 2)} keeps the batch and its gradient"
             elif micro is not None and micro > 1:

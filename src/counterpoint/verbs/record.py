@@ -26,7 +26,19 @@ from counterpoint.verbs.job import Job
 SCHEMA = 1
 MOVED = 4  # examples shown in each direction
 VERSIONS = ("counterpoint", "torch", "transformers", "sentence-transformers", "polars", "numpy")
-FROM_PLAN = ("recipe", "model", "device", "precision", "batch", "micro", "lr", "metric", "lengths", "negatives", "arguments")
+FROM_PLAN = (
+    "recipe",
+    "model",
+    "device",
+    "precision",
+    "batch",
+    "micro",
+    "lr",
+    "metric",
+    "lengths",
+    "negatives",
+    "arguments",
+)
 
 
 def write(job: Job, scratch: Path, searches: Sequence[Mapping[str, Any]] = ()) -> None:
