@@ -15,9 +15,11 @@ from torch import Tensor
 
 from counterpoint._ops.join import matches
 from counterpoint._ops.unit import to_unit
+from counterpoint._ops.world import rank
 
 # A mapping of columns of equal length. "id" is the content identity of each row, "row" its dense index in the data.
 Batch = Mapping[str, Any]
+PER_PROCESS = 2**40  # ids that rows without one get: far more than rows, and room for more processes than there are
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,9 @@ class Embeddings:
         view: int = 0,
         facts: Mapping[str, Tensor] | None = None,
     ) -> Embeddings:
-        """Fresh embeddings of whole samples; without `id`, row i is sample i."""
+        """Fresh embeddings of whole samples; without `id`, row i is sample i of this process, and of no other."""
         zeros = torch.zeros(len(z), dtype=torch.int64, device=z.device)
-        id = torch.arange(len(z), device=z.device) if id is None else id.to(z.device)
+        id = torch.arange(len(z), device=z.device) + rank() * PER_PROCESS if id is None else id.to(z.device)
         return cls(z, id, zeros + view, zeros, zeros, facts or {})
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The only places that reduce over rows. Objectives end here, so the convention for many processes has one home."""
+"""The only places that reduce over rows. Objectives end here: the value is the same on every process (`processes`)."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from counterpoint._ops.processes import all_max, summed
 from counterpoint._ops.scores import FLOOR
 
 
@@ -16,8 +17,8 @@ def mean(rows: Float[Tensor, " n"], weight: Float[Tensor, " n"] | None = None) -
     2.0
     """
     weight = torch.ones_like(rows) if weight is None else weight
-    total = weight.sum()
-    return (rows * weight).sum() / torch.where(total > 0, total, torch.ones_like(total))
+    above, below = summed(torch.stack([(rows * weight).sum(), weight.sum()]))
+    return above / torch.where(below > 0, below, torch.ones_like(below))
 
 
 def total(rows: Float[Tensor, " n"], weight: Float[Tensor, " n"] | None = None) -> Float[Tensor, ""]:
@@ -26,7 +27,7 @@ def total(rows: Float[Tensor, " n"], weight: Float[Tensor, " n"] | None = None) 
     >>> total(torch.tensor([1.0, 3.0, 100.0]), torch.tensor([1.0, 2.0, 0.0])).item()
     7.0
     """
-    return (rows if weight is None else rows * weight).sum()
+    return summed((rows if weight is None else rows * weight).sum())
 
 
 def log_total(rows: Float[Tensor, " n"]) -> Float[Tensor, ""]:
@@ -35,4 +36,6 @@ def log_total(rows: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     >>> round(log_total(torch.tensor([0.0, 0.0, -1e9])).exp().item(), 6)
     2.0
     """
-    return torch.logsumexp(rows, 0).clamp(min=FLOOR)
+    none = rows.new_full((1,), FLOOR)
+    best = all_max(torch.cat([rows.detach(), none]).amax())
+    return (summed((rows - best).exp().sum()).clamp(min=torch.finfo(rows.dtype).tiny).log() + best).clamp(min=FLOOR)

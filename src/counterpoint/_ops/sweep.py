@@ -26,6 +26,7 @@ from counterpoint._ops.scores import Score, dot
 from counterpoint._ops.task import Task, column, parts, probe
 from counterpoint._ops.tile import COLUMNS, ROWS, Side, Tile
 from counterpoint._ops.tiled import sweep_tiles
+from counterpoint._ops.together import arrange, finished, with_weights
 from counterpoint.types import Edges, Embeddings, PairRule
 
 Backend = Literal["tiled", "dense"]
@@ -146,7 +147,9 @@ def sweep(
     anchors, candidates = _widened(anchors), _widened(candidates)
     precision = precision or here.precision or _of_autocast(anchors.z.device.type)
     memory = memory or here.memory or MEMORY.get(anchors.z.device.type, MEMORY["cpu"])
-    reductions = (dict(rows or {}), dict(columns or {}))
+    wanted = (dict(rows or {}), dict(columns or {}))
+    anchors, candidates, together = arrange(anchors, candidates)
+    tile, reductions = (tile, wanted) if together is None else with_weights(tile, wanted, together)
     task = Task(
         tile, anchors, candidates, scores or {"s": dot()}, rule, params or {}, reductions, bounds or {}, precision
     )
@@ -160,6 +163,8 @@ def sweep(
             results = sweep_tiles(task, constants, memory)
     found = iter(results)
     by_rows, by_columns = ({name: next(found) for name in names} for names in reductions)
+    if together is not None:
+        by_rows, by_columns = finished((by_rows, by_columns), wanted, together)
     return Swept(by_rows, by_columns, task, memory)
 
 

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from counterpoint._ops.processes import everywhere, shared
 from counterpoint.objectives.custom import Objective, Rule, as_embeddings
 from counterpoint.types import Embeddings, Outcome, PairRule, same_sample
 
@@ -34,7 +35,8 @@ def dense(fn: Callable[[Tensor, Tensor], Tensor], *, name: str = "dense") -> Obj
 
     Differs:
         `fn` knows nothing of identity: an equal text elsewhere in the batch is a negative to it, and further positives
-        and given hard negatives are not shown to it. It holds whatever it makes: above 8,000 rows this warns.
+        and given hard negatives are not shown to it. It holds whatever it makes: above 8,000 rows this warns. Of several
+        processes each computes the whole.
 
     Relations:
         `custom` is the form in linear memory that knows all pairs; `testing.assert_tiled_equals` proves it against `fn`.
@@ -51,7 +53,7 @@ def dense(fn: Callable[[Tensor, Tensor], Tensor], *, name: str = "dense") -> Obj
         *,
         rule: Rule = same_sample,
     ) -> Outcome:
-        anchors, candidates = as_embeddings(anchors, candidates)
+        anchors, candidates = (everywhere(rows) for rows in as_embeddings(anchors, candidates))
         row, col = first_positives(anchors, candidates, rule)
         if len(row) > MANY:
             warnings.warn(
@@ -63,7 +65,7 @@ def dense(fn: Callable[[Tensor, Tensor], Tensor], *, name: str = "dense") -> Obj
         if not isinstance(value, Tensor) or value.numel() != 1:
             came = f"shape {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise ValueError(f"wanted one number from the loss (has it a reduction?), got {came}")
-        return Outcome({name: value.reshape(())}, {name: 1.0}, {})
+        return Outcome({name: shared(value.reshape(()))}, {name: 1.0}, {})
 
     return objective
 
