@@ -12,7 +12,7 @@ import typer
 from counterpoint.errors import Refusal
 from counterpoint.verbs.settings import Run
 
-NOT_BETTER = 3
+NOT_BETTER, INTERRUPTED = 3, 130
 
 app = typer.Typer(
     name="counterpoint",
@@ -86,6 +86,8 @@ def fit(
     match: Match = None,
     delimiter: Delimiter = None,
     allow: Allow = None,
+    save_minutes: Annotated[float, typer.Option(help="Between two checkpoints.")] = Run.save_minutes,
+    save_steps: Annotated[int | None, typer.Option(help="The same in steps.")] = Run.save_steps,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
     require_better: Annotated[
         bool, typer.Option("--require-better", help="Exit 3 unless the verdict is better.")
@@ -93,6 +95,10 @@ def fit(
     trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
 ) -> None:
     """Train on a data file, measure before and after, and write a run folder with a report.
+
+    A run that was stopped goes on by the same command, or by 'counterpoint resume'. Several processes share a batch:
+
+      torchrun --nproc-per-node 8 -m counterpoint fit clicks.csv --batch 4096 --micro 64
 
     Examples:
 
@@ -112,6 +118,21 @@ def fit(
     trained = run_fit(data, dry_run=dry_run, **settings)
     if trained is not None and require_better and trained.verdict != "better":
         raise typer.Exit(NOT_BETTER)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(help="The run folder that 'fit' was to write.", show_default=False)],
+) -> None:
+    """Go on with a run that was stopped or killed, from its last checkpoint, to the same end.
+
+    Example:
+
+      counterpoint resume runs/clicks-pairs-1
+    """
+    from counterpoint.verbs.resume import resume as run_resume
+
+    run_resume(run)
 
 
 @app.command()
@@ -256,13 +277,13 @@ def _whole_numbers(values: dict[str, str]) -> dict[str, int]:
 
 def main() -> None:
     """The entry point: 0 done, 1 our bug, 2 bad input, 3 a requirement not met, 130 interrupted."""
-    from counterpoint.interrupts import ended_by_signals
+    from counterpoint.interrupts import ended_by_signals, say
 
     with ended_by_signals():
         try:
             sys.exit(app(standalone_mode=False) or 0)
         except Refusal as refusal:
-            print(f"counterpoint: {refusal}", file=sys.stderr)
+            say(f"counterpoint: {refusal}")
             sys.exit(refusal.exit_code)
         except Exception as error:
             sys.exit(_exit_of(error))
@@ -276,9 +297,11 @@ def _exit_of(error: Exception) -> int:
         print(f"counterpoint: {error.format_message()} (counterpoint --help)", file=sys.stderr)
         return int(error.exit_code)
     if type(error).__name__ == "Abort":
-        return 130
+        return INTERRUPTED
     if isinstance(error, BrokenPipeError):
         return 0
+    if type(error).__name__ == "Stopped":  # its module needs torch
+        return INTERRUPTED
     traceback.print_exc()
     print("counterpoint: this is a bug; the lines above say where", file=sys.stderr)
     return 1

@@ -25,7 +25,7 @@ class Refusal(ValueError):
     exit_code = 2
 
     def __init__(self, wanted: str, came: object, *, where: str | None = None, remedy: str | None = None) -> None:
-        self.wanted, self.came, self.where, self.remedy = wanted, str(came), where, remedy
+        self.parts = (wanted, str(came), where, remedy)
         line = f"wanted {wanted}, got {came}"
         line += f" ({where})" if where else ""
         line += f": {remedy}" if remedy else ""

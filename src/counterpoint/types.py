@@ -99,7 +99,13 @@ class Embeddings:
 
     @staticmethod
     def cat(sets: Sequence[Embeddings]) -> Embeddings:
-        """Several sets as one; facts that not every set has are dropped."""
+        """Several sets as one; facts that not every set has are dropped.
+
+        Raises:
+            ValueError: for a sharded and a replicated set; see `_ops.processes.joined`.
+        """
+        if len({s.placement for s in sets}) > 1:
+            raise ValueError("wanted sets of one placement, got sharded and replicated ones; join them by `joined`")
         shared = set.intersection(*(set(s.facts) for s in sets))
         return replace(
             sets[0],

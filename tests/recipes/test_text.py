@@ -14,8 +14,10 @@ from counterpoint.data.batches import TextRows
 from counterpoint.encoders.text import autocast, load
 from counterpoint.errors import Refusal
 from counterpoint.recipes import text
+from counterpoint.training.feed import plain
 from counterpoint.training.loop import Schedule, train
 from counterpoint.training.method import Method
+from counterpoint.training.processes import Split
 from counterpoint.types import Embeddings
 from counterpoint.verbs.recipes import arguments_of
 
@@ -87,7 +89,8 @@ def test_learns_on_sixty_steps(name: str, tiny: Path) -> None:
     data = rows(256)
     m = method(name, tiny, data)
     schedule = Schedule(steps=60, lr=3e-3)
-    history = train(m, data.take, len(data), schedule, batch=32, seed=0, autocast=autocast("cpu", "fp32"))
+    feed = plain(data.take, len(data), 32, 0)
+    history = train(m, feed, schedule, split=Split(32, 1), seed=0, autocast=autocast("cpu", "fp32"))
     assert np.mean(history.loss[-5:]) < 0.8 * np.mean(history.loss[:5])
 
 

@@ -177,12 +177,11 @@ def test_a_step_by_cache_moves_the_weights_as_a_step_without(tiny: Path) -> None
         method = text.pairs(encoder, data)
         optimizer = torch.optim.SGD(method.modules.parameters(), lr=0.1)
         generator = torch.Generator().manual_seed(0)
-        outcome, norm = step(
-            method, data.take(np.arange(12)), optimizer, generator=generator, autocast=FP32, clip=1.0, micro=micro
+        done = step(
+            method, [data.take(np.arange(12))], optimizer, generator=generator, autocast=FP32, clip=1.0, micro=micro
         )
-        moved.append(
-            (outcome.loss.detach(), torch.tensor(norm), *[p.detach().clone() for p in method.modules.parameters()])
-        )
+        weights = [p.detach().clone() for p in method.modules.parameters()]
+        moved.append((torch.tensor(done.loss), torch.tensor(done.norm), *weights))
     for one, other in zip(*moved, strict=True):
         assert torch.allclose(one, other, rtol=1e-5, atol=1e-6)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +14,11 @@ from torch import nn
 
 from counterpoint.encoders.text import autocast
 from counterpoint.errors import Refusal
-from counterpoint.training.loop import Schedule, orders, train
+from counterpoint.training.feed import plain, shuffled
+from counterpoint.training.loop import Schedule, train
 from counterpoint.training.method import Method
+from counterpoint.training.processes import Split
+from counterpoint.training.state import History
 from counterpoint.types import Batch, Embeddings, Outcome
 
 
@@ -37,22 +40,27 @@ def ones(at: np.ndarray) -> Batch:
     return {"value": torch.ones(len(at), 1)}
 
 
-def run(m: Method, **kwargs: object) -> object:
-    defaults = {"batch": 4, "seed": 0, "autocast": autocast("cpu", "fp32")}
-    return train(m, ones, 8, kwargs.pop("schedule", Schedule(steps=20, lr=0.1)), **(defaults | kwargs))
+def run(m: Method, **kwargs: Any) -> History:
+    defaults = {"split": Split(4, 1), "seed": 0, "autocast": autocast("cpu", "fp32")}
+    feed = kwargs.pop("feed", plain(ones, 8, 4, 0))
+    return train(m, feed, kwargs.pop("schedule", Schedule(steps=20, lr=0.1)), **(defaults | kwargs))
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 30), st.integers(1, 30), st.integers(0, 5))
 def test_every_epoch_shows_each_row_at_most_once(rows: int, batch: int, seed: int) -> None:
     batch = min(batch, rows)
-    a_pass = rows // batch
-    drawn = list(itertools.islice(orders(rows, batch, seed), 2 * a_pass))
-    for epoch in (drawn[:a_pass], drawn[a_pass:]):
-        seen = np.concatenate(epoch)
-        assert len(set(seen.tolist())) == len(seen) == a_pass * batch
-    again = list(itertools.islice(orders(rows, batch, seed), 2 * a_pass))
+    drawn = [np.concatenate(list(shuffled(rows, batch, seed, epoch))) for epoch in (0, 1)]
+    for seen in drawn:
+        assert len(set(seen.tolist())) == len(seen) == rows // batch * batch
+    again = [np.concatenate(list(shuffled(rows, batch, seed, epoch))) for epoch in (0, 1)]
     assert all(np.array_equal(x, y) for x, y in zip(drawn, again, strict=True))
+
+
+def test_epochs_differ_and_a_short_batch_is_left_out() -> None:
+    first, second = ([at.tolist() for at in shuffled(50, 20, 3, epoch)] for epoch in (0, 1))
+    assert [len(at) for at in first] == [20, 20]
+    assert first != second
 
 
 def test_the_rate_rises_then_falls_to_zero() -> None:

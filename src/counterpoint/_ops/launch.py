@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import queue
 import tempfile
 import traceback
@@ -66,6 +67,7 @@ def _run(place: tuple[int, int], work: Work, store: Path, answers: Any) -> None:
     """One process: join the others, work, answer."""
     rank, count = place
     torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads do not survive a fork
     try:
         dist.init_process_group(
             "gloo", store=dist.FileStore(str(store), count), rank=rank, world_size=count, timeout=timedelta(seconds=60)

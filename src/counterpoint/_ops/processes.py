@@ -7,6 +7,7 @@ the pairs contribute to the gradient; the sum over processes is the gradient of 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
 from typing import Any, NamedTuple
@@ -121,6 +122,13 @@ def everywhere(rows: Embeddings, shares: Shares | None = None) -> Embeddings:
     return replace(
         rows, z=found["z"], id=found["id"], view=found["view"], part=found["part"], age=found["age"], facts=facts
     )
+
+
+def joined(sets: Sequence[Embeddings]) -> Embeddings:
+    """Several sets as one, where some are replicated, such as a queue: the others are brought everywhere first."""
+    if len({rows.placement for rows in sets}) == 1:
+        return Embeddings.cat(sets)
+    return Embeddings.cat([replace(everywhere(rows), placement="replicated") for rows in sets])
 
 
 class _Shared(torch.autograd.Function):

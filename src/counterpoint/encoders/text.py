@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from counterpoint._ops.processes import all_sum
+from counterpoint._ops.world import count, rank
 from counterpoint.bundled import MINILM, carried
 from counterpoint.errors import Refusal
 
@@ -152,6 +154,8 @@ def embed(
 ) -> Float[Tensor, "n d"]:
     """Embeddings of many texts on the CPU, scaled to length 1; equal lengths share a batch, so little is padding.
 
+    Several processes each take some of the batches, and all get all rows.
+
     Args:
         encoder: the model.
         texts: n texts.
@@ -161,14 +165,14 @@ def embed(
         tick: called with the number of texts done, after each batch.
     """
     order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
-    out = torch.empty(len(texts), encoder.width)
+    out = torch.zeros(len(texts), encoder.width)
     with inference(encoder, precision):
-        for start in range(0, len(order), batch):
+        for start in range(batch * rank(), len(order), batch * count()):
             at = order[start : start + batch]
             z = encoder([texts[i] for i in at], role)
             out[torch.tensor(at)] = nn.functional.normalize(z.float(), dim=-1).cpu()
-            tick(len(at))
-    return out
+            tick(len(at) * count())
+    return all_sum(out)
 
 
 def find(name: str) -> Path:

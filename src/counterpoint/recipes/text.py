@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -21,7 +22,7 @@ from counterpoint.views.text import anchors_and_candidates, twice
 __all__ = ["pairs", "pairs_with_negatives", "simcse", "simcse_supervised", "supcon"]
 
 
-def encode_texts(modules: nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:
+def encode_texts(modules: Mapping[str, nn.Module] | nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:
     """Each named batch of texts through the encoder, with the ids, views and labels that it carries."""
     return {
         name: Embeddings.of(
@@ -43,6 +44,17 @@ def with_training_head(method: Method, width: int) -> Method:
         return {name: replace(e, z=modules["head"](e.z).float()) for name, e in sets.items()}
 
     return replace(method, modules=nn.ModuleDict({**method.modules, "head": head}), encode=encode)
+
+
+def refuse_without_dropout(encoder: TextEncoder, recipe: str) -> None:
+    """Where dropout makes the views.
+
+    Raises:
+        Refusal: the encoder has none.
+    """
+    if encoder.dropout == 0:
+        remedy = "both views would be equal; add --dropout 0.1"
+        raise Refusal(f"a model with dropout for {recipe}", "none", remedy=remedy)
 
 
 def encoder_of(modules: nn.ModuleDict) -> nn.Module:
@@ -127,8 +139,7 @@ def simcse(encoder: TextEncoder, train: TextRows, *, temperature: float = 0.05, 
         Gao, Yao, Chen 2021, arXiv:2104.08821; the head as in the authors' code.
     """
     del train
-    if encoder.dropout == 0:
-        raise Refusal("a model with dropout for simcse", "none", remedy="both views would be equal; add --dropout 0.1")
+    refuse_without_dropout(encoder, "simcse")
     objective = Contrast(("first",), ("second",), same_sample, partial(infonce, temperature=temperature))
     method = Method(nn.ModuleDict({"encoder": encoder}), twice, encode_texts, objective, encoder_of)
     return with_training_head(method, encoder.width) if head else method

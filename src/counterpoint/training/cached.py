@@ -107,6 +107,7 @@ def cached(
     objective: Objective,
     micro: int,
     autocast: torch.autocast,
+    share: float = 1.0,
 ) -> tuple[Sets, Outcome]:
     """Forward and backward of a batch in pieces: gradients are added to the modules' parameters.
 
@@ -117,6 +118,7 @@ def cached(
         objective: of the method; sees all rows.
         micro: rows of a piece, at least 1.
         autocast: precision of the encoders, in both passes.
+        share: what the gradient is multiplied by.
 
     Returns:
         All embeddings, detached from the encoders, and the outcome.
@@ -133,9 +135,12 @@ def cached(
     names = dict.fromkeys(name for sets in found for name in sets)
     whole = {name: leaves(Embeddings.cat([sets[name] for sets in found if name in sets])) for name in names}
     outcome = objective(modules, whole)
-    outcome.loss.backward()
+    (outcome.loss * share).backward()
     done = dict.fromkeys(names, 0)
+    constant: set[str] = set()  # views that no gradient goes back to, such as a teacher's
     for piece, state in zip(pieces(views, micro), states, strict=True):
+        if constant.issuperset(piece):
+            continue
         with same_random(state), autocast:
             sets = encode(modules, piece)
         tensors, gradients = [], []
@@ -148,4 +153,6 @@ def cached(
                     gradients.append(total.grad[at].to(tensor.dtype))
         if tensors:
             torch.autograd.backward(tensors, gradients)
+        else:
+            constant.update(piece)
     return whole, outcome

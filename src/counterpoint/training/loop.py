@@ -1,20 +1,26 @@
-"""The loop: batches in an order that the seed decides, a schedule, evaluation on dev, the best step kept."""
+"""The loop: batches in an order that the seed decides, a schedule, evaluation on dev, the best step kept, checkpoints.
+
+Everything random in a step is a function of the seed and the step's number, so a run that goes on from a checkpoint draws
+what it would have drawn.
+"""
 
 from __future__ import annotations
 
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from counterpoint.errors import Refusal
+from counterpoint._ops.world import rank
+from counterpoint.training import checkpoint
+from counterpoint.training.feed import Feed, stream
 from counterpoint.training.method import Method, step
-from counterpoint.types import Batch
-
-BAD_STEPS = 5  # losses in a row that are not finite before a run ends
+from counterpoint.training.processes import Split, first, same
+from counterpoint.training.state import History, Running, Saving
 
 
 @dataclass(frozen=True)
@@ -49,31 +55,36 @@ class Schedule:
             return self.lr * progress / self.warmup
         return self.lr * (1 - progress) / (1 - self.warmup)
 
+    def progress(self, steps: float, seconds: float) -> float:
+        """The share of the run that is done, by steps or by time, whichever is further.
 
-@dataclass
-class History:
-    """What happened: per step and per evaluation. `best_step` is 0 when no step beat the start on dev."""
-
-    loss: list[float] = field(default_factory=list)
-    gradient: list[float] = field(default_factory=list)
-    negatives: list[float] = field(default_factory=list)
-    dev: list[tuple[int, float]] = field(default_factory=list)
-    best_step: int = 0
-    seconds: float = 0.0
-    skipped: int = 0
+        >>> Schedule(steps=10, lr=1.0, seconds=60.0).progress(1, 30.0)
+        0.5
+        """
+        timed = seconds / self.seconds if self.seconds else 0.0
+        return min(1.0, max(steps / self.steps, timed))
 
 
-def orders(n: int, batch: int, seed: int) -> Iterator[np.ndarray]:
-    """Row numbers of one batch after another, for ever: a fresh shuffle each epoch, the last short batch left out.
+class Clock:
+    """Seconds of training: those before, and those since, without pauses."""
 
-    >>> [b.tolist() for b, _ in zip(orders(3, 3, 0), range(2))]
-    [[2, 0, 1], [2, 1, 0]]
-    """
-    generator = np.random.default_rng(seed)
-    while True:
-        order = generator.permutation(n)
-        for start in range(0, n - batch + 1, batch):
-            yield order[start : start + batch]
+    def __init__(self, before: float) -> None:
+        self._from = time.monotonic() - before
+
+    def seconds(self) -> float:
+        """So far."""
+        return time.monotonic() - self._from
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside takes no time."""
+        started = time.monotonic()
+        yield
+        self._from += time.monotonic() - started
+
+
+class Stopped(Exception):
+    """A run ended early because a signal asked for it; its last step is in a checkpoint."""
 
 
 def optimizer_for(method: Method, schedule: Schedule) -> torch.optim.Optimizer:
@@ -87,83 +98,91 @@ def optimizer_for(method: Method, schedule: Schedule) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=schedule.lr, fused=fused)
 
 
-def snapshot(method: Method) -> dict[str, torch.Tensor]:
-    """A copy of all weights."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in method.modules.state_dict().items()}
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every group its share of the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("scale", 1.0)
+
+
+def seed_step(generator: torch.Generator, seed: int, number: int) -> None:
+    """Random numbers of a step: the views' are the same on every process, those of dropout are not."""
+    generator.manual_seed(_mixed(seed, number, 0))
+    torch.manual_seed(_mixed(seed, number, 1 + rank()))
+
+
+def _mixed(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
 def train(
     method: Method,
-    take: Callable[[np.ndarray], Batch],
-    rows: int,
+    feed: Feed,
     schedule: Schedule,
     *,
-    batch: int,
+    split: Split,
     seed: int,
     autocast: torch.autocast,
-    micro: int | None = None,
+    accumulate: int = 1,
     dev: Callable[[], float] | None = None,
+    saving: Saving | None = None,
+    stop: Callable[[], bool] = lambda: False,
     tick: Callable[[int, float, float], None] = lambda step, progress, loss: None,
 ) -> History:
     """Train in place and leave the weights of the step that was best on dev.
 
     Args:
         method: what to train.
-        take: row numbers -> batch.
-        rows: how many rows there are.
+        feed: where batches come from.
         schedule: how long and how fast.
-        batch: rows an update, at most `rows`.
+        split: rows an update, and how they are dealt out to processes and micro-batches.
         seed: decides the order of the data, the views and dropout.
         autocast: precision of the encoders.
-        micro: rows of each set that the encoders see at a time; the loss sees the whole batch. None: all at once.
+        accumulate: batches an update; each has only its own negatives.
         dev: the number to raise; None keeps the last step.
+        saving: when and where checkpoints are written; a run goes on from the last one that is there.
+        stop: whether a signal asks for the end; asked once a step, and one process is enough.
         tick: called after each step with its number, the progress in [0, 1] and the loss.
 
     Raises:
         Refusal: the loss is not finite several steps in a row.
+        Stopped: a signal asked for it; the last step is saved.
     """
-    torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    optimizer, history = optimizer_for(method, schedule), History()
-    best, best_weights = (dev(), snapshot(method)) if dev else (-math.inf, None)
-    history.dev += [(0, best)] if dev else []
+    run = Running(method, optimizer_for(method, schedule))
+    found = checkpoint.latest(saving.folder, saving.say) if saving else None
+    if saving and found:
+        run.restore(found, saving.say)
+    elif dev:
+        run.keep_if_best(same(dev()))
     method.modules.train()
-    started, paused, bad, due = time.monotonic(), 0.0, 0, 1
-    for number, at in enumerate(orders(rows, batch, seed), start=1):
-        progress = _progress(schedule, number - 0.5, time.monotonic() - started - paused)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(progress)
-        outcome, norm = step(
-            method, take(at), optimizer, generator=generator, autocast=autocast, clip=schedule.clip, micro=micro
-        )
-        loss = float(outcome.loss.detach())
-        bad = 0 if math.isfinite(loss) else bad + 1
-        if bad >= BAD_STEPS:
-            raise Refusal("a finite loss", f"{loss} for {bad} steps", remedy="lower --lr, or use --precision fp32")
-        history.loss.append(loss)
-        history.gradient.append(norm)
-        history.negatives.append(float(outcome.notes["negatives"].mean()) if "negatives" in outcome.notes else 0.0)
-        progress = _progress(schedule, number, time.monotonic() - started - paused)
-        tick(number, progress, loss)
-        if dev and (progress >= due / schedule.evaluations or progress >= 1):
-            due = math.floor(progress * schedule.evaluations) + 1
-            before = time.monotonic()
-            score = dev()
-            history.dev.append((number, score))
-            if score > best:
-                best, best_weights, history.best_step = score, snapshot(method), number
-            paused += time.monotonic() - before
+    generator, clock, updates = torch.Generator(), Clock(run.place.seconds), stream(feed, run.place, accumulate)
+    while True:
+        progress = schedule.progress(run.place.step, run.place.seconds)
+        if dev and progress >= run.place.due / schedule.evaluations:
+            with clock.paused():
+                run.keep_if_best(same(dev()))
+            run.place.due = math.floor(progress * schedule.evaluations) + 1
         if progress >= 1:
             break
-    history.seconds = time.monotonic() - started - paused
-    if best_weights is not None:
-        method.modules.load_state_dict(best_weights)
-    else:
-        history.best_step = len(history.loss)
-    return history
-
-
-def _progress(schedule: Schedule, steps: float, seconds: float) -> float:
-    """The share of the run that is done, by steps or by time, whichever is further."""
-    timed = seconds / schedule.seconds if schedule.seconds else 0.0
-    return min(1.0, max(steps / schedule.steps, timed))
+        batches, number = next(updates), run.place.step + 1
+        set_rate(run.optimizer, schedule.rate(schedule.progress(number - 0.5, run.place.seconds)))
+        seed_step(generator, seed, number)
+        done = step(
+            method,
+            [feed.take(split.own(at), run.place.tables) for at in batches],
+            run.optimizer,
+            generator=generator,
+            autocast=autocast,
+            clip=schedule.clip,
+            micro=split.micro,
+            beside=lambda: (clock.seconds() if first() else 0.0, float(stop())),
+        )
+        seconds, asked = done.beside
+        run.note(done, seconds)
+        tick(number, schedule.progress(number, seconds), done.loss)
+        if saving and (asked or run.due(saving)):
+            run.save(saving)
+        if asked:
+            raise Stopped(f"step {number}")
+    if saving and run.saved[0]:
+        run.save(saving)
+    return run.finish()

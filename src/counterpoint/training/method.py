@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
+from counterpoint._ops.processes import joined
 from counterpoint.objectives.custom import Objective, Rule
 from counterpoint.training.cached import cached
+from counterpoint.training.processes import sum_gradients
 from counterpoint.types import Batch, Embeddings, Outcome
 
 
@@ -59,7 +62,7 @@ class Contrast:
 
     def __call__(self, _modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
         """The outcome of the named sets."""
-        both = [Embeddings.cat([sets[name] for name in names]) for names in (self.anchors, self.candidates)]
+        both = [joined([sets[name] for name in names]) for names in (self.anchors, self.candidates)]
         return self.loss(*both, rule=self.rule)
 
 
@@ -87,32 +90,81 @@ def replace(method: Method, **changes: Any) -> Method:
     return dataclasses.replace(method, **changes)
 
 
-def step(
+class Stepped(NamedTuple):
+    """What an update did: the sets and the outcome of its last batch, its loss, the norm of the gradient, whether it was
+    taken, and the sums of what travelled with the gradient."""
+
+    sets: dict[str, Embeddings]
+    outcome: Outcome
+    loss: float
+    norm: float
+    taken: bool
+    beside: list[float]
+
+
+def gradients(
     method: Method,
     batch: Batch,
+    *,
+    generator: torch.Generator,
+    autocast: torch.autocast,
+    micro: int | None,
+    share: float = 1.0,
+) -> tuple[dict[str, Embeddings], Outcome]:
+    """Views, embeddings, loss, and this process's part of the gradient, times `share`, added to what is there.
+
+    With `micro` the encoders see that many rows at a time, and the loss sees all of them.
+    """
+    views = method.views(batch, generator)
+    if micro is not None:
+        return cached(
+            method.modules, views, encode=method.encode, objective=method.objective, micro=micro, autocast=autocast,
+            share=share,
+        )  # fmt: skip
+    with autocast:
+        sets = method.encode(method.modules, views)
+    outcome = method.objective(method.modules, sets)
+    (outcome.loss * share).backward()
+    return sets, outcome
+
+
+def step(
+    method: Method,
+    batches: Sequence[Batch],
     optimizer: torch.optim.Optimizer,
     *,
     generator: torch.Generator,
     autocast: torch.autocast,
     clip: float,
     micro: int | None = None,
-) -> tuple[Outcome, float]:
-    """The path of a batch: views, embeddings, loss, gradients, update. Returns the outcome and the gradient's norm.
+    beside: Callable[[], Sequence[float]] = tuple,
+) -> Stepped:
+    """The path of a batch: views, embeddings, loss, gradients, their sum over processes, update.
 
-    With `micro` the encoders see that many rows at a time, and the loss sees all of them.
+    Several batches share one update, by the mean of their losses; each has only its own negatives. An update whose loss or
+    gradient is not finite is not taken, on any process.
+
+    Args:
+        method: what to train.
+        batches: of this process.
+        optimizer: of the method's parameters.
+        generator: of the views.
+        autocast: precision of the encoders.
+        clip: largest norm of the gradient.
+        micro: rows that the encoders see at a time; None: all.
+        beside: makes numbers that are added up over processes on the way, once the gradient is there.
     """
     optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that old gradients take no memory in it
-    views = method.views(batch, generator)
-    if micro is None:
-        with autocast:
-            sets = method.encode(method.modules, views)
-        outcome = method.objective(method.modules, sets)
-        outcome.loss.backward()
-    else:
-        sets, outcome = cached(
-            method.modules, views, encode=method.encode, objective=method.objective, micro=micro, autocast=autocast
-        )
-    norm = nn.utils.clip_grad_norm_(method.modules.parameters(), clip)
-    optimizer.step()
-    method.after(method.modules, sets, outcome)
-    return outcome, float(norm)
+    found = [
+        gradients(method, batch, generator=generator, autocast=autocast, micro=micro, share=1 / len(batches))
+        for batch in batches
+    ]
+    sums = sum_gradients(method.modules.parameters(), beside())
+    norm = float(nn.utils.clip_grad_norm_(method.modules.parameters(), clip))
+    loss = sum(float(outcome.loss.detach()) for _, outcome in found) / len(found)
+    taken = math.isfinite(loss) and math.isfinite(norm)
+    if taken:
+        optimizer.step()
+        for sets, outcome in found:
+            method.after(method.modules, sets, outcome)
+    return Stepped(*found[-1], loss, norm, taken, sums)

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from counterpoint.errors import Refusal
 from counterpoint.evaluation.verdict import BETTER
+from counterpoint.interrupts import asked_by
+from counterpoint.training.loop import Stopped
+from counterpoint.training.processes import first, first_decides, same
 from counterpoint.verbs import folder, record
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.job import Job
 from counterpoint.verbs.settings import Run
 
 NO_MEMORY = ("can't allocate memory", "out of memory")  # torch on the CPU, on accelerators
+LOST = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "NCCL",
+)  # what gloo and NCCL say of a peer
 REPORT, SPARE = 6e6, 1.2  # bytes of a report with its script; room on the disk beyond what will be written
 
 
@@ -52,11 +61,13 @@ def fit(data: object, *, dry_run: bool = False, quiet: bool = False, **settings:
     if dry_run:
         return None
     with finishing(job) as scratch:
+        first_decides(lambda: folder.begin(scratch, job.begun, job.mark()))
         job.before()
-        job.train()
+        job.train(scratch)
         job.after()
-        record.write(job, scratch)
-    return show_verdict(Trained(job.out, job.metrics), job.screen)
+        if first():
+            record.write(job, scratch)
+    return show_verdict(Trained(job.out, job.metrics), job.screen) if first() else None
 
 
 def room(job: Job) -> int:
@@ -68,10 +79,19 @@ def room(job: Job) -> int:
 @contextmanager
 def finishing(job: Job) -> Iterator[Path]:
     """The folder that the job writes into: whole at the end, or gone; a failed allocation is one line with what would fit."""
-    with folder.writing(job.out, needed=room(job)) as scratch:
+    with ExitStack() as stack:
+        scratch = first_decides(lambda: stack.enter_context(folder.writing(job.out, needed=room(job))))
         try:
-            yield scratch
+            yield Path(same(str(scratch)))
+        except Stopped as stopped:
+            job.screen.say(
+                f"counterpoint: stopped by {asked_by()} after {stopped}: go on with: counterpoint resume {job.out}"
+            )
+            raise
         except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory errors are RuntimeErrors
+            if any(words in str(error) for words in LOST):
+                remedy = f"its own message says why; go on with: counterpoint resume {job.out}"
+                raise Refusal("all processes at work", "one that is gone", remedy=remedy) from error
             if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
                 raise
             batch, micro = job.plan.batch, job.plan.micro

@@ -1,30 +1,104 @@
-"""Run folders: made beside their final place, renamed when they are whole, never overwritten."""
+"""Run folders: made beside their final place, renamed when they are whole, never overwritten.
+
+What is being made is called <name>.unfinished. It vanishes when it fails, unless it holds a checkpoint to go on from.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from counterpoint.errors import Refusal
 
+SCHEMA = 1
 # Folders that are being written; an interrupt removes them (see `cli`).
 unfinished: set[Path] = set()
 LONGEST = 100  # characters of a name that is made up; systems allow 255 bytes
+ENDING, CHECKPOINTS, BEGUN, LOCK = ".unfinished", "checkpoints", "begun.json", "lock"
 
 
-def next_name(data: str, recipe: str, parent: Path = Path("runs")) -> Path:
-    """runs/<data>-<recipe>-<n> with the smallest n that is free."""
+def next_name(data: str, recipe: str, parent: Path = Path("runs"), begun: Mapping[str, Any] | None = None) -> Path:
+    """runs/<data>-<recipe>-<n> with the smallest n that is free, or whose unfinished run began with just this."""
     stem = "".join(ch if ch.isalnum() or ch in "-_" else "-" for ch in f"{data}-{recipe}").strip("-").lower()[:LONGEST]
     n = 1
-    while (parent / f"{stem}-{n}").exists():
+    while True:
+        place = parent / f"{stem}-{n}"
+        if not place.exists() and (not scratch_of(place).exists() or (begun and began_with(place) == begun)):
+            return place
         n += 1
-    return parent / f"{stem}-{n}"
+
+
+def scratch_of(place: Path) -> Path:
+    """Where a run is made."""
+    return place.parent / f"{place.name}{ENDING}"
+
+
+def began_with(place: Path) -> dict[str, Any] | None:
+    """What an unfinished run began with; None where there is none to go on with."""
+    path = scratch_of(place) / BEGUN
+    return read_json(path)["begun"] if path.exists() and resumable(scratch_of(place)) else None
+
+
+def resumable(scratch: Path) -> bool:
+    """Whether an unfinished run has a checkpoint."""
+    return any((scratch / CHECKPOINTS).glob("step-*"))
+
+
+def nearby(place: Path) -> str:
+    """A remedy that names the unfinished runs beside a place."""
+    found = [p for p in sorted(place.parent.glob(f"*{ENDING}")) if resumable(p)] if place.parent.is_dir() else []
+    names = ", ".join(str(p) for p in found)
+    return f"unfinished here: {names}" if found else "counterpoint fit DATA starts a run"
+
+
+def begin(scratch: Path, begun: Mapping[str, Any], mark: str) -> None:
+    """Note what a run begins with, or compare it with what the unfinished run there began with.
+
+    Args:
+        scratch: of the run.
+        begun: data and settings.
+        mark: of the content of the training rows.
+
+    Raises:
+        Refusal: other settings, or other data.
+    """
+    path = scratch / BEGUN
+    if not path.exists():
+        write_json(path, {"schema": SCHEMA, "begun": begun, "rows": mark})
+        return
+    known = read_json(path)
+    place = scratch.name.removesuffix(ENDING)
+    remedy = f"name another folder with --out, or remove {scratch} to begin anew"
+    before, now = _flat(known["begun"]), _flat(begun)
+    for name in sorted({*before, *now}):
+        if before.get(name) != now.get(name):
+            wanted = f"the {name} that the unfinished run {place} began with: {before.get(name)}"
+            raise Refusal(wanted, now.get(name), where=f"--out {place}", remedy=remedy)
+    if known["rows"] != mark:
+        wanted = f"the training rows that the unfinished run {place} began with"
+        raise Refusal(wanted, "others: the data file was changed", where=f"--out {place}", remedy=remedy)
+
+
+def _flat(begun: Mapping[str, Any]) -> dict[str, Any]:
+    return {"data": begun["data"], **begun["settings"]}
+
+
+def discard(scratch: Path) -> bool:
+    """Remove an unfinished run, unless there is a checkpoint in it; says whether it is gone."""
+    if resumable(scratch):
+        return False
+    shutil.rmtree(scratch, ignore_errors=True)
+    with contextlib.suppress(OSError):  # a folder that holds other runs stays
+        scratch.parent.rmdir()
+    return True
 
 
 def refuse_existing(out: Path) -> None:
@@ -66,22 +140,53 @@ def writing(out: Path, *, needed: int) -> Iterator[Path]:
     """
     refuse_existing(out)
     place = Path(os.path.realpath(out))
-    scratch = place.parent / f".{place.name}.unfinished-{os.getpid()}"
+    scratch = scratch_of(place)
     made = [parent for parent in place.parents if not parent.exists()]
     with contextlib.ExitStack() as undo, _file_errors(out):
         undo.callback(_remove_empty, made)
         place.parent.mkdir(parents=True, exist_ok=True)
-        scratch.mkdir()
+        scratch.mkdir(exist_ok=True)
+        undo.enter_context(_locked(scratch, out))
         unfinished.add(scratch)
         undo.callback(unfinished.discard, scratch)
-        undo.callback(shutil.rmtree, scratch, ignore_errors=True)
+        undo.callback(discard, scratch)
+        kept = {LOCK, CHECKPOINTS, BEGUN} if resumable(scratch) else {LOCK}
+        for path in scratch.iterdir():
+            if path.name not in kept:
+                _remove(path)
         free = shutil.disk_usage(scratch).free
         if free < needed:
             wanted, came = f"{needed / 1e6:,.0f} MB of free disk", f"{free / 1e6:,.0f} MB"
             raise Refusal(wanted, came, where=f"--out {out}", remedy="free some, or name another disk with --out")
         yield scratch
         refuse_existing(out)
+        for name in (CHECKPOINTS, BEGUN, LOCK):
+            _remove(scratch / name)
         scratch.replace(place)
+
+
+def _remove(path: Path) -> None:
+    """A file or a folder."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(scratch: Path, out: Path) -> Iterator[None]:
+    """One process at a time works on an unfinished run; the system lets go of the lock when that process ends.
+
+    Raises:
+        Refusal: another one does.
+    """
+    with (scratch / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            remedy = "wait for it, or name another folder"
+            raise Refusal("a run that nobody works on", "one under way", where=f"--out {out}", remedy=remedy) from None
+        yield
 
 
 def _remove_empty(folders: Sequence[Path]) -> None:
@@ -99,11 +204,17 @@ def _file_errors(out: Path) -> Iterator[None]:
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         wanted = "room on the disk" if full else "a place to write the run"
-        raise Refusal(wanted, error.strerror or error, where=f"--out {out}", remedy="nothing was kept") from error
+        raise Refusal(wanted, error.strerror or error, where=f"--out {out}", remedy=_what_is_left(out)) from error
     except Exception as error:  # safetensors reports a failed write as an error of its own
         if "No space left" in str(error) or "File too large" in str(error) or "Disk quota" in str(error):
-            raise Refusal("room on the disk", error, where=f"--out {out}", remedy="nothing was kept") from error
+            raise Refusal("room on the disk", error, where=f"--out {out}", remedy=_what_is_left(out)) from error
         raise
+
+
+def _what_is_left(out: Path) -> str:
+    """What a person can do after a failed write."""
+    left = resumable(scratch_of(Path(os.path.realpath(out))))
+    return f"mend that, and go on with: counterpoint resume {out}" if left else "nothing was kept"
 
 
 def write_json(path: Path, value: object) -> None:

@@ -2,22 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import math
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from counterpoint._ops.world import count
 from counterpoint.data.batches import TextRows
 from counterpoint.encoders.text import TextEncoder, autocast, embed
 from counterpoint.encoders.text import load as load_encoder
 from counterpoint.errors import Refusal
 from counterpoint.evaluation.tasks import Measured, Retrieval
 from counterpoint.evaluation.verdict import judge, value_of
-from counterpoint.training.loop import History, Schedule, train
+from counterpoint.interrupts import politely
+from counterpoint.training.feed import plain
+from counterpoint.training.loop import Schedule, train
 from counterpoint.training.machine import pick_device
 from counterpoint.training.method import Method
+from counterpoint.training.processes import Split, first, first_decides, same, start
+from counterpoint.training.state import History, Saving
 from counterpoint.verbs import folder
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
@@ -39,19 +49,24 @@ class Job:
     """
 
     def __init__(self, data: object, run: Run, screen: Screen, corpus: Sequence[str] | None = None) -> None:
-        self.run, self.screen = run, screen
+        device = start(pick_device(run.device))
+        self.run, self.screen = run, screen if first() else Screen(quiet=True)
+        screen = self.screen
         function = None if run.recipe == "auto" else function_of(run.recipe)
         with screen.stage("reading and checking data"):
-            self.prepared = prepare(data, run)
+            self.prepared = first_decides(lambda: prepare(data, run)) or prepare(data, run, checked=True)
         name, self.choice = choose(self.prepared.samples, run.recipe)
         self.recipe = function or function_of(name)
         arguments = arguments_of(self.recipe, run.settings)
         stem = Path(name.rpartition(":")[2]).name
-        self.out = Path(run.out) if run.out else folder.next_name(self.prepared.samples.source.split(".")[0], stem)
-        folder.refuse_existing(self.out)
+        settings = {name: value for name, value in asdict(run).items() if name != "out"}
+        source = str(Path(data).resolve()) if isinstance(data, str | Path) else None
+        self.begun = json.loads(json.dumps({"data": source, "settings": settings}, default=str))
+        stem = self.prepared.samples.source.split(".")[0], stem
+        self.out = Path(run.out) if run.out else Path(same(str(folder.next_name(*stem, begun=self.begun))))
+        first_decides(lambda: folder.refuse_existing(self.out))
         corpus = corpus_texts(run.corpus, run.delimiter) if run.corpus else corpus
         self.task, self.dev = tasks(self.prepared, self.choice, corpus, seed=run.seed)
-        device = pick_device(run.device)
         with screen.stage("loading the model"):
             self.encoder = load_encoder(
                 run.model,
@@ -99,21 +114,37 @@ class Job:
         self.measured_before = self.measure("measuring what you had")
         return self.measured_before
 
-    def train(self) -> History:
-        """Train; the weights of the step that was best on dev stay."""
+    def mark(self) -> str:
+        """A mark of the content of the training rows: other rows, another mark."""
+        rows, digest = self.rows, hashlib.blake2b(digest_size=16)
+        columns = [rows.ids, rows.relation.anchor_id, rows.relation.candidate_id, rows.relation.grade]
+        for column in (*columns, *([rows.labels] if rows.labels is not None else [])):
+            digest.update(column.numpy().tobytes())
+        return digest.hexdigest()
+
+    def train(self, scratch: Path | None = None) -> History:
+        """Train; the weights of the step that was best on dev stay. With a folder, checkpoints are written there."""
+        run = self.run
+        with politely() if scratch else nullcontext(lambda: False) as stop:
+            saving = None
+            if scratch is not None:
+                saving = Saving(scratch / folder.CHECKPOINTS, run.save_minutes, run.save_steps, self.screen.say)
+            return self._train(saving, stop)
+
+    def _train(self, saving: Saving | None, stop: Callable[[], bool]) -> History:
         seconds = 60 * self.plan.minutes if self.plan.minutes else None
         schedule = Schedule(self.plan.steps, self.plan.lr, seconds, evaluations=self.run.evaluations)
         with self.screen.stage("training", total=1.0) as bar:
             self.history = train(
                 self.method,
-                self.rows.take,
-                len(self.rows),
+                plain(self.rows.take, len(self.rows), self.plan.batch, self.run.seed),
                 schedule,
-                batch=self.plan.batch,
-                micro=self.run.micro,
+                split=Split(self.plan.batch, count(), self.run.micro),
                 seed=self.run.seed,
                 autocast=autocast(self.encoder.device.type, self.plan.precision),
                 dev=self._dev_score if self.dev else None,
+                saving=saving,
+                stop=stop,
                 tick=lambda n, progress, loss: bar(done=progress, note=f"step {n}, loss {loss:.3f}"),
             )
         h = self.history
@@ -136,7 +167,7 @@ class Job:
         self.metrics["steps"] = len(self.history.loss)
         self.metrics["best_step"] = self.history.best_step
         self.metrics["dev"] = [[n, round(x, 6)] for n, x in self.history.dev]
-        self.metrics["loss"] = [round(x, 6) for x in self.history.loss]
+        self.metrics["loss"] = [round(x, 6) if math.isfinite(x) else None for x in self.history.loss]
         return self.metrics
 
 

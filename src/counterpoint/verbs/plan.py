@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from counterpoint._ops.world import alone, count
 from counterpoint.data.batches import TextRows
 from counterpoint.encoders.text import TextEncoder, embed, missing_prompts
 from counterpoint.errors import Refusal
 from counterpoint.training.machine import memory_bytes, memory_free, pick_precision
 from counterpoint.training.method import Method
+from counterpoint.training.processes import Split, first_decides, same
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.prepare import Prepared
 from counterpoint.verbs.settings import Run
@@ -45,6 +47,7 @@ class Plan:
     epochs: float
     batch: int
     micro: int | None
+    split: str
     negatives: int
     lr: float
     lengths: dict[str, dict[str, float]]
@@ -144,19 +147,22 @@ def make_plan(
     if batch < run.batch:
         warnings.append(f"batch {run.batch} is more than the {len(rows)} training rows; {batch} is used")
     device = str(encoder.device)
-    precision = pick_precision(run.precision, device)
+    precision = same(pick_precision(run.precision, device))
+    split = Split(batch, count(), run.micro).check()
     lengths, counts = measure_lengths(encoder, prepared, run)
     encoder.lengths = {role: int(entry["tokens"]) for role, entry in lengths.items()}
     steps, epochs = _steps(run, len(rows), batch)
     load = measure_load(encoder, method, rows)
 
     def takes(size: int) -> int:
-        share = min(size * load.texts, run.micro or math.inf) / load.texts  # rows whose graph is alive at once
+        own = size / split.processes * load.texts  # texts of this process
+        share = min(own, run.micro or math.inf) / load.texts  # rows whose graph is alive at once
         kept = int(3 * 4 * encoder.width * size * load.texts) if run.micro else 0  # vectors, unit vectors, gradients
         return kept + memory_bytes(encoder, int(share * load.tokens), int(share * load.squares))
 
-    _refuse_too_large(takes, batch, memory_free(device), run.micro)
-    pace = seconds_per_token(encoder, rows.anchors, "anchor", precision)
+    first_decides(lambda: _refuse_too_large(takes, batch, memory_free(device), run.micro))
+    with alone():
+        pace = seconds_per_token(encoder, rows.anchors, "anchor", precision) / split.processes
     passes = BACKWARD + 1 if run.micro else BACKWARD  # caching encodes once more
     training = passes * pace * load.tokens * batch * steps if run.minutes is None else 60 * run.minutes
     total = training + pace * evaluated * load.tokens / load.texts
@@ -167,7 +173,7 @@ def make_plan(
             warnings.append(f"{entry['cut']:.0%} of the {name} texts are cut at {entry['tokens']} tokens")
     return Plan(
         recipe, why, arguments, metric, run.model, device, precision, steps, run.minutes, epochs, batch, run.micro,
-        int(load.candidates * batch) - 1, run.lr, lengths, counts, total / 60, takes(batch), tuple(warnings),
+        str(split), int(load.candidates * batch) - 1, run.lr, lengths, counts, total / 60, takes(batch), tuple(warnings),
     )  # fmt: skip
 
 
@@ -210,7 +216,7 @@ def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, 
     lengths = "; ".join(f"{r} {e['tokens']} tokens ({e['cut']:.0%} of texts cut)" for r, e in plan.lengths.items())
     steps = f"{plan.steps} steps, {plan.epochs:.2g} passes over the data" if plan.steps < 10**9 else ""
     budget = f"{plan.minutes:g} minutes" if plan.minutes else ""
-    through = f", {plan.micro} texts at a time through the encoder" if plan.micro else ""
+    through = f" ({plan.micro} texts at a time through the encoder)" if plan.micro else ""
     rows = {
         "training method": f"{plan.recipe} ({plan.why})",
         "its arguments": ", ".join(f"{k}={v}" for k, v in plan.arguments.items()) or "none",
@@ -219,7 +225,7 @@ def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, 
         "model": plan.model,
         "device": f"{plan.device}, {plan.precision} products",
         "training": ", ".join(x for x in (steps, budget) if x) + f"; learning rate {plan.lr:g}",
-        "batch": f"{plan.batch} rows{through}; up to {plan.negatives} negatives per anchor",
+        "batch": f"{plan.split} rows{through}; negatives per anchor up to {plan.negatives}",
         "lengths": lengths,
         "expected": f"{plan.expected_minutes:.1f} minutes, {plan.expected_memory / 1e9:.1f} GB of memory",
         "run folder": out,

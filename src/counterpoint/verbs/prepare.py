@@ -29,8 +29,8 @@ def name_of(data: object) -> str:
     return Path(data).name if isinstance(data, str | Path) else "data"
 
 
-def inspect(data: object, run: Run) -> tuple[Samples, tuple[Finding, ...]]:
-    """Read the data, give the columns roles, and lint."""
+def inspect(data: object, run: Run, *, checked: bool = False) -> tuple[Samples, tuple[Finding, ...]]:
+    """Read the data, give the columns roles, and lint, unless that is done."""
     ignored = [column for role, column in run.roles.items() if role.startswith("ignore:")]
     frame = read(data, delimiter=run.delimiter)
     unknown = next((c for c in ignored if c not in frame.columns), None)
@@ -42,16 +42,21 @@ def inspect(data: object, run: Run) -> tuple[Samples, tuple[Finding, ...]]:
     given = {role: column for role, column in run.roles.items() if not role.startswith("ignore:")}
     samples = assign(frame.select(kept), given, source=name_of(data))
     samples = read_matches(samples, run.match)
-    return samples, lint(samples)
+    return samples, () if checked else lint(samples)
 
 
-def prepare(data: object, run: Run) -> Prepared:
+def prepare(data: object, run: Run, *, checked: bool = False) -> Prepared:
     """All that happens before a model is loaded.
+
+    Args:
+        data: what to train on.
+        run: the settings.
+        checked: another process has linted them.
 
     Raises:
         Refusal: data that cannot be read, or that lint refuses.
     """
-    samples, findings = inspect(data, run)
+    samples, findings = inspect(data, run, checked=checked)
     accept(findings, run.allow, source=samples.source)
     usable = clean(samples)
     return Prepared(usable, split(usable, seed=run.seed), findings, len(samples))

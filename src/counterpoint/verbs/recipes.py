@@ -80,14 +80,15 @@ def function_of(recipe: str) -> Callable:
     """
     if ".py:" in recipe:
         return _own(recipe)
-    from counterpoint.recipes import text
+    from counterpoint.recipes import momentum, text
 
-    if recipe not in text.__all__:
-        remedy = closest(recipe, ["auto", *text.__all__])
+    known = {name: getattr(room, name) for room in (text, momentum) for name in room.__all__}
+    if recipe not in known:
+        remedy = closest(recipe, ["auto", *known])
         if recipe.endswith(".py"):
             remedy = f"name the function in it: {recipe}:FUNCTION"
         raise Refusal("a recipe", f"'{recipe}'", where="--recipe", remedy=remedy)
-    return getattr(text, recipe)
+    return known[recipe]
 
 
 @contextlib.contextmanager

@@ -21,6 +21,8 @@ NUMBERS = {
     "micro": Integral,
     "seed": Integral,
     "dropout": Real,
+    "save_minutes": Real,
+    "save_steps": Integral,
 }
 SHORTEST = 4  # tokens: a beginning, an end, and two of a text
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -51,6 +53,7 @@ class Run:
         allow: codes of `check` to go on in spite of.
         trust_remote_code: run code that the model's folder carries.
         evaluations: how often dev is measured while training.
+        save_minutes: between two checkpoints, from which a run that was killed goes on; save_steps: likewise in steps.
     """
 
     recipe: str = "auto"
@@ -76,13 +79,15 @@ class Run:
     allow: tuple[str, ...] = ()
     trust_remote_code: bool = False
     evaluations: int = 4
+    save_minutes: float = 10.0
+    save_steps: int | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("lr", "steps", "epochs", "minutes", "batch", "micro"):
+        for name in ("lr", "steps", "epochs", "minutes", "batch", "micro", "save_minutes", "save_steps"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise Refusal("a number above 0", value, where=f"--{name}")
+                raise Refusal("a number above 0", value, where=f"--{name.replace('_', '-')}")
         if self.lr > 1:
             raise Refusal("a learning rate of at most 1", self.lr, where="--lr", remedy="5e-5 is the default")
         if self.batch < 2:
@@ -100,7 +105,8 @@ class Run:
         for name, kind in NUMBERS.items():
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-                raise Refusal("a whole number" if kind is Integral else "a number", repr(value), where=f"--{name}")
+                wanted = "a whole number" if kind is Integral else "a number"
+                raise Refusal(wanted, repr(value), where=f"--{name.replace('_', '-')}")
         for name in ("recipe", "model", "precision", "device"):
             if not isinstance(getattr(self, name), str | PurePath):
                 remedy = "a recipe of your own is named by path/to/file.py:function" if name == "recipe" else None
