@@ -11,7 +11,11 @@ import numpy as np
 import torch
 
 from counterpoint.errors import Refusal
+from counterpoint.training.accumulate import in_groups
+from counterpoint.training.journal import Note, silent
 from counterpoint.training.method import Method, step
+from counterpoint.training.rates import Shape, groups, linear, optimizer_of, rate, set_rates
+from counterpoint.training.stopping import stalled
 from counterpoint.types import Batch
 
 BAD_STEPS = 5  # losses in a row that are not finite before a run ends
@@ -25,10 +29,15 @@ class Schedule:
         steps: updates at most.
         seconds: wall-clock budget; None: none. Progress is whichever of the two is further.
         lr: peak learning rate, > 0.
-        warmup: share of the run in which the rate rises from 0; it then falls to 0 in a straight line.
+        warmup: share of the run in which the rate rises from 0; it then follows the shape.
         weight_decay: AdamW's, on matrices only.
         clip: largest norm of the gradient.
         evaluations: how often dev is measured, the end included.
+        patience: dev measurements without a new best before the run ends; None: it goes to its end.
+        accumulate: batches an update, each with negatives of its own.
+        shape: of the rate after warm-up, see `rates`.
+        layer_decay: factor of the rate from a layer to the one below it, in (0, 1].
+        head: rate of parts beside the encoder, as a multiple of `lr`; None: 1.
     """
 
     steps: int
@@ -38,6 +47,11 @@ class Schedule:
     weight_decay: float = 0.01
     clip: float = 1.0
     evaluations: int = 4
+    patience: int | None = None
+    accumulate: int = 1
+    shape: Shape = linear
+    layer_decay: float = 1.0
+    head: float | None = None
 
     def rate(self, progress: float) -> float:
         """The learning rate at a progress in [0, 1).
@@ -45,9 +59,7 @@ class Schedule:
         >>> [Schedule(steps=10, lr=1.0).rate(p) for p in (0.0, 0.05, 0.1, 1.0)]
         [0.0, 0.5, 1.0, 0.0]
         """
-        if progress < self.warmup:
-            return self.lr * progress / self.warmup
-        return self.lr * (1 - progress) / (1 - self.warmup)
+        return rate(progress, peak=self.lr, warmup=self.warmup, shape=self.shape)
 
 
 @dataclass
@@ -77,14 +89,9 @@ def orders(n: int, batch: int, seed: int) -> Iterator[np.ndarray]:
 
 
 def optimizer_for(method: Method, schedule: Schedule) -> torch.optim.Optimizer:
-    """AdamW; vectors (biases, norms) are not decayed."""
-    parameters = [p for p in method.modules.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    return torch.optim.AdamW(groups, lr=schedule.lr, fused=fused)
+    """AdamW over the groups of `rates`."""
+    decays = {"weight_decay": schedule.weight_decay, "layer_decay": schedule.layer_decay}
+    return optimizer_of(groups(dict(method.modules.items()), **decays, head=schedule.head), schedule.lr)
 
 
 def snapshot(method: Method) -> dict[str, torch.Tensor]:
@@ -104,6 +111,7 @@ def train(
     micro: int | None = None,
     dev: Callable[[], float] | None = None,
     tick: Callable[[int, float, float], None] = lambda step, progress, loss: None,
+    note: Note = silent,
 ) -> History:
     """Train in place and leave the weights of the step that was best on dev.
 
@@ -118,6 +126,7 @@ def train(
         micro: rows of each set that the encoders see at a time; the loss sees the whole batch. None: all at once.
         dev: the number to raise; None keeps the last step.
         tick: called after each step with its number, the progress in [0, 1] and the loss.
+        note: called after each step with its number and loss, rate, gradient, seconds; and dev where it was measured.
 
     Raises:
         Refusal: the loss is not finite several steps in a row.
@@ -129,12 +138,12 @@ def train(
     history.dev += [(0, best)] if dev else []
     method.modules.train()
     started, paused, bad, due = time.monotonic(), 0.0, 0, 1
-    for number, at in enumerate(orders(rows, batch, seed), start=1):
+    for number, at in enumerate(in_groups(orders(rows, batch, seed), schedule.accumulate), start=1):
         progress = _progress(schedule, number - 0.5, time.monotonic() - started - paused)
-        for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(progress)
+        set_rates(optimizer, schedule.rate(progress))
+        first, *also = (take(rows_of_one) for rows_of_one in at)
         outcome, norm = step(
-            method, take(at), optimizer, generator=generator, autocast=autocast, clip=schedule.clip, micro=micro
+            method, first, optimizer, generator=generator, autocast=autocast, clip=schedule.clip, micro=micro, also=also
         )
         loss = float(outcome.loss.detach())
         bad = 0 if math.isfinite(loss) else bad + 1
@@ -143,7 +152,9 @@ def train(
         history.loss.append(loss)
         history.gradient.append(norm)
         history.negatives.append(float(outcome.notes["negatives"].mean()) if "negatives" in outcome.notes else 0.0)
-        progress = _progress(schedule, number, time.monotonic() - started - paused)
+        seconds = time.monotonic() - started - paused
+        noted = {"loss": loss, "rate": schedule.rate(progress), "gradient": norm, "seconds": seconds}
+        progress = _progress(schedule, number, seconds)
         tick(number, progress, loss)
         if dev and (progress >= due / schedule.evaluations or progress >= 1):
             due = math.floor(progress * schedule.evaluations) + 1
@@ -152,8 +163,10 @@ def train(
             history.dev.append((number, score))
             if score > best:
                 best, best_weights, history.best_step = score, snapshot(method), number
+            noted["dev"] = score
             paused += time.monotonic() - before
-        if progress >= 1:
+        note(number, noted)
+        if progress >= 1 or stalled(history.dev, schedule.patience):
             break
     history.seconds = time.monotonic() - started - paused
     if best_weights is not None:

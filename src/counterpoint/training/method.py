@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from counterpoint.objectives.custom import Objective, Rule
-from counterpoint.training.cached import cached
+from counterpoint.training.accumulate import mean_of, over
+from counterpoint.training.cached import Sets, cached
 from counterpoint.types import Batch, Embeddings, Outcome
 
 
@@ -96,23 +97,30 @@ def step(
     autocast: torch.autocast,
     clip: float,
     micro: int | None = None,
+    also: Sequence[Batch] = (),
 ) -> tuple[Outcome, float]:
     """The path of a batch: views, embeddings, loss, gradients, update. Returns the outcome and the gradient's norm.
 
-    With `micro` the encoders see that many rows at a time, and the loss sees all of them.
+    With `micro` the encoders see that many rows at a time, and the loss sees all of them. `also` are further batches of
+    the same update, each with negatives of its own: the gradient is that of the mean of the losses.
     """
     optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that old gradients take no memory in it
-    views = method.views(batch, generator)
-    if micro is None:
-        with autocast:
-            sets = method.encode(method.modules, views)
-        outcome = method.objective(method.modules, sets)
-        outcome.loss.backward()
-    else:
-        sets, outcome = cached(
+
+    def backward(batch: Batch) -> tuple[Sets, Outcome]:
+        views = method.views(batch, generator)
+        if micro is None:
+            with autocast:
+                sets = method.encode(method.modules, views)
+            outcome = method.objective(method.modules, sets)
+            outcome.loss.backward()
+            return sets, outcome
+        return cached(
             method.modules, views, encode=method.encode, objective=method.objective, micro=micro, autocast=autocast
         )
+
+    found = over((batch, *also), backward, method.modules.parameters())
     norm = nn.utils.clip_grad_norm_(method.modules.parameters(), clip)
     optimizer.step()
-    method.after(method.modules, sets, outcome)
-    return outcome, float(norm)
+    for sets, outcome in found:
+        method.after(method.modules, sets, outcome)
+    return mean_of([outcome for _, outcome in found]), float(norm)

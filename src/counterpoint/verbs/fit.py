@@ -53,7 +53,7 @@ def fit(data: object, *, dry_run: bool = False, quiet: bool = False, **settings:
         return None
     with finishing(job) as scratch:
         job.before()
-        job.train()
+        job.train(scratch)
         job.after()
         record.write(job, scratch)
     return show_verdict(Trained(job.out, job.metrics), job.screen)

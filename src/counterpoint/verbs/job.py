@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from counterpoint.data.batches import TextRows
+from counterpoint.encoders.adapt import lora, merge
+from counterpoint.encoders.layers import freeze
 from counterpoint.encoders.text import TextEncoder, autocast, embed
 from counterpoint.encoders.text import load as load_encoder
 from counterpoint.errors import Refusal
 from counterpoint.evaluation.tasks import Measured, Retrieval
 from counterpoint.evaluation.verdict import judge, value_of
+from counterpoint.training import journal, rates
 from counterpoint.training.loop import History, Schedule, train
 from counterpoint.training.machine import pick_device
 from counterpoint.training.method import Method
 from counterpoint.verbs import folder
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
-from counterpoint.verbs.plan import make_plan, show_plan
+from counterpoint.verbs.plan import Plan, make_plan, show_plan
 from counterpoint.verbs.prepare import prepare
 from counterpoint.verbs.recipes import arguments_of, choose, function_of
-from counterpoint.verbs.settings import Run
+from counterpoint.verbs.settings import Run, layers_to_freeze
 from counterpoint.verbs.tasks import corpus_texts, tasks
 
 
@@ -49,8 +53,12 @@ class Job:
         stem = Path(name.rpartition(":")[2]).name
         self.out = Path(run.out) if run.out else folder.next_name(self.prepared.samples.source.split(".")[0], stem)
         folder.refuse_existing(self.out)
+        if run.tensorboard:
+            journal.refuse_without_tensorboard()
         corpus = corpus_texts(run.corpus, run.delimiter) if run.corpus else corpus
         self.task, self.dev = tasks(self.prepared, self.choice, corpus, seed=run.seed)
+        if run.patience is not None and self.dev is None:
+            raise Refusal("a dev split for --patience", "too few rows for one", where=self.prepared.samples.source)
         device = pick_device(run.device)
         with screen.stage("loading the model"):
             self.encoder = load_encoder(
@@ -60,8 +68,7 @@ class Job:
                 device=device,
                 trust_remote_code=run.trust_remote_code,
             )
-        if run.dropout is not None:
-            self.encoder.set_dropout(run.dropout)
+        adapt(self.encoder, run)
         show_data(self.prepared.samples, screen)
         show_findings(self.prepared.findings, screen, run.allow)
         torch.manual_seed(run.seed)  # of what the recipe adds, such as a head
@@ -99,11 +106,10 @@ class Job:
         self.measured_before = self.measure("measuring what you had")
         return self.measured_before
 
-    def train(self) -> History:
-        """Train; the weights of the step that was best on dev stay."""
-        seconds = 60 * self.plan.minutes if self.plan.minutes else None
-        schedule = Schedule(self.plan.steps, self.plan.lr, seconds, evaluations=self.run.evaluations)
-        with self.screen.stage("training", total=1.0) as bar:
+    def train(self, scratch: Path | None = None) -> History:
+        """Train; the weights of the step that was best on dev stay. What each step says goes into the folder."""
+        schedule = schedule_of(self.run, self.plan)
+        with self.screen.stage("training", total=1.0) as bar, notes(scratch, self.run.tensorboard) as note:
             self.history = train(
                 self.method,
                 self.rows.take,
@@ -115,8 +121,11 @@ class Job:
                 autocast=autocast(self.encoder.device.type, self.plan.precision),
                 dev=self._dev_score if self.dev else None,
                 tick=lambda n, progress, loss: bar(done=progress, note=f"step {n}, loss {loss:.3f}"),
+                note=note,
             )
         h = self.history
+        if len(h.loss) < schedule.steps and schedule.seconds is None:
+            self.screen.say(f"  dev has not improved {schedule.patience} times in a row: stopped early", style="dim")
         self.screen.say(f"  {len(h.loss)} steps in {h.seconds:.0f} s of training; kept step {h.best_step}", style="dim")
         return h
 
@@ -127,6 +136,7 @@ class Job:
 
     def after(self) -> dict[str, Any]:
         """The same questions to the trained model, and the verdict."""
+        merge(self.encoder)
         self.encoder.to(self.encoder.stored).float()  # as the weights will be saved
         self.measured_after = self.measure("measuring the trained model")
         self.metrics = judge(
@@ -138,6 +148,44 @@ class Job:
         self.metrics["dev"] = [[n, round(x, 6)] for n, x in self.history.dev]
         self.metrics["loss"] = [round(x, 6) for x in self.history.loss]
         return self.metrics
+
+
+def adapt(encoder: TextEncoder, run: Run) -> None:
+    """What of the encoder trains, and with which dropout, as the settings say."""
+    if run.dropout is not None:
+        encoder.set_dropout(run.dropout)
+    if run.lora is not None:
+        torch.manual_seed(run.seed)  # of the adapters
+        lora(encoder, rank=run.lora)
+    if (layers := layers_to_freeze(run.freeze)) is not None:
+        freeze(encoder, layers)
+
+
+def schedule_of(run: Run, plan: Plan) -> Schedule:
+    """The schedule of a plan."""
+    return Schedule(
+        plan.steps,
+        plan.lr,
+        60 * plan.minutes if plan.minutes else None,
+        evaluations=run.evaluations,
+        patience=run.patience,
+        accumulate=run.accumulate,
+        shape=getattr(rates, run.schedule),
+        layer_decay=run.layer_decay,
+        head=run.head_lr / run.lr if run.head_lr else None,
+    )
+
+
+@contextmanager
+def notes(scratch: Path | None, tensorboard: bool) -> Iterator[journal.Note]:
+    """Where each step is noted: steps.jsonl in a run's folder, and TensorBoard events where they are asked for."""
+    with ExitStack() as stack:
+        places = []
+        if scratch is not None:
+            places.append(stack.enter_context(journal.lines(scratch / "steps.jsonl")))
+        if scratch is not None and tensorboard:
+            places.append(stack.enter_context(journal.events(scratch)))
+        yield journal.both(*places)
 
 
 def make_method(recipe: Callable, encoder: TextEncoder, rows: TextRows, arguments: Mapping[str, Any]) -> Method:
