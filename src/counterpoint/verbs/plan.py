@@ -170,7 +170,9 @@ def make_plan(
     if (typed := missing_prompts(encoder, run.model)) is not None:
         warnings.append(f"models of this family lose quality without prompts: add {typed}")
     if run.lora is not None and run.lr < LORA_LR:
-        warnings.append(f"adapters learn little at a rate of {run.lr:g}; LoRA's authors take 5e-4 on RoBERTa: --lr 5e-4")
+        warnings.append(
+            f"adapters learn little at a rate of {run.lr:g}; LoRA's authors take 5e-4 on RoBERTa: --lr 5e-4"
+        )
     for name, entry in lengths.items():
         if entry["cut"] > 1 - COVERED:
             warnings.append(f"{entry['cut']:.0%} of the {name} texts are cut at {entry['tokens']} tokens")
