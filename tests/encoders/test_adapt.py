@@ -116,6 +116,17 @@ def test_a_saved_folder_is_ordinary_and_gives_the_same_vectors(micro: int | None
     assert (embed(merge(encoder), TEXTS) - z).abs().max() < 1e-5  # type: ignore[arg-type]
 
 
+def test_a_projection_after_the_backbone_stays_as_it_is(tiny: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense
+
+    base = load(str(tiny)).model
+    model = SentenceTransformer(modules=[*base, Dense(32, 8)], device="cpu")
+    encoder = lora(TextEncoder(model, tiny, {}, {}), rank=2)
+    assert all("lora_" in n for n, p in encoder.named_parameters() if p.requires_grad)
+    assert embed(encoder, TEXTS).shape == (3, 8)
+
+
 def test_a_model_without_adapters_is_merged_without_a_copy() -> None:
     plain = nn.Linear(2, 2)
     assert merged(plain) is plain

@@ -96,6 +96,21 @@ def test_adapters_leave_an_ordinary_model_with_the_numbers_of_the_report(tiny: P
     assert other["trained"] == run["trained"]
 
 
+def test_the_trained_model_is_measured_as_it_is_saved(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("peft")
+    from counterpoint.encoders.adapt import adapters
+    from counterpoint.verbs.job import Job
+
+    real, left = Job.measure, []
+    monkeypatch.setattr(
+        Job, "measure", lambda job, stage: left.append(len(dict(adapters(job.encoder)))) or real(job, stage)
+    )
+    fit(tiny, tmp_path / "r", lora=2)
+    assert left == [4, 0]  # before: adapters that do nothing yet; after: none
+
+
 @pytest.mark.parametrize(("words", "still"), [("embeddings", 0), ("1", 1)])
 def test_frozen_layers_are_those_of_the_base(words: str, still: int, tiny: Path, tmp_path: Path) -> None:
     run, path = fit(tiny, tmp_path / "r", freeze=words)
