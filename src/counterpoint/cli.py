@@ -59,6 +59,24 @@ def fit(
         int | None, typer.Option(help="Texts through the encoder at a time, of a batch as large as you like.")
     ] = Run.micro,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = Run.lr,
+    schedule: Annotated[str, typer.Option(help="Of the rate: linear, cosine or constant.")] = Run.schedule,
+    layer_decay: Annotated[
+        float, typer.Option(help="Factor of the rate from a layer to the one below, such as 0.95.")
+    ] = Run.layer_decay,
+    head_lr: Annotated[float | None, typer.Option(help="Peak rate of new parts [default: --lr].")] = None,
+    freeze: Annotated[
+        str | None, typer.Option(metavar="WHAT", help="Left as they are: embeddings, or those and 3 layers: 3.")
+    ] = None,
+    lora: Annotated[
+        int | None, typer.Option(metavar="RANK", help="Train adapters of this rank, such as 8, and merge them.")
+    ] = None,
+    accumulate: Annotated[
+        int,
+        typer.Option(help="Batches an update; each keeps its own negatives (for more of them: --micro)."),
+    ] = Run.accumulate,
+    evaluations: Annotated[int, typer.Option(help="How often dev is measured.")] = Run.evaluations,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many measurements without a new best.")] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     seed: Annotated[int, typer.Option(help="Of split, order, dropout and intervals.")] = Run.seed,
     dropout: Annotated[
         float | None, typer.Option(help="Rate while training [default: the model's own].")
@@ -107,6 +125,10 @@ def fit(
       counterpoint fit clicks.csv --anchor query --positive clicked --minutes 10
 
       counterpoint fit faq.jsonl --recipe pairs --set temperature=0.02 --dry-run
+
+      counterpoint fit clicks.csv --lora 8 --lr 5e-4 --schedule cosine
+
+      counterpoint fit clicks.csv --freeze 3 --layer-decay 0.9 --evaluations 20 --patience 4
     """
     given = dict(locals())
     settings = {f.name: given[f.name] for f in fields(Run) if f.name in given}

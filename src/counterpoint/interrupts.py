@@ -89,6 +89,9 @@ def _end(name: str) -> None:
     folder = sys.modules.get("counterpoint.verbs.folder")
     scratch = list(folder.unfinished) if folder is not None else []
     kept = [path for path in scratch if folder is not None and not folder.discard(path)]
+    for path in scratch:
+        with contextlib.suppress(OSError):  # a folder that holds other runs stays
+            path.parent.rmdir()
     if kept:
         said = f"go on with: counterpoint resume {kept[0]}"
     elif scratch:

@@ -78,9 +78,10 @@ def broken(
         return done
 
     whole, steps = loop.step, []
-    with monkeypatch.context() as patch, pytest.raises(Died):
+    with monkeypatch.context() as patch:
         patch.setattr(loop, "step", step)
-        counterpoint.fit(data or toy_rows(), model=str(tiny), out=str(tmp_path / "r"), **(SETTINGS | changes))
+        with pytest.raises(Died):
+            counterpoint.fit(data or toy_rows(), model=str(tiny), out=str(tmp_path / "r"), **(SETTINGS | changes))
     return tmp_path / "r"
 
 

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from counterpoint.encoders.adapt import merged
 from counterpoint.encoders.text import PROMPT_NAMES, WEIGHTS, TextEncoder
 
 LEFT_OUT = (*WEIGHTS, "onnx", "openvino", ".git", ".cache", "checkpoint-*")
@@ -18,7 +19,8 @@ def save(encoder: TextEncoder, target: Path) -> None:
 
     Everything but weights is copied from the base folder. Weights are written as safetensors in the type that the base
     had; the base's weights in other formats (.bin, onnx) are left out, since they would be stale. A bare backbone gets
-    the files that say how its tokens are pooled. Prompts are written where they differ from the base's.
+    the files that say how its tokens are pooled. Adapters are folded into the weights. Prompts are written where they
+    differ from the base's.
 
     Args:
         encoder: the model.
@@ -39,8 +41,9 @@ def _write_weights(module: Any, encoder: TextEncoder, folder: Path) -> None:
         return
     with tempfile.TemporaryDirectory(dir=folder.parent if folder.parent.exists() else None) as scratch:
         if hasattr(module, "auto_model"):
-            state = {name: tensor.to(encoder.stored).cpu() for name, tensor in module.auto_model.state_dict().items()}
-            module.auto_model.save_pretrained(scratch, state_dict=state)
+            backbone: Any = merged(module.auto_model)
+            state = {name: tensor.to(encoder.stored).cpu() for name, tensor in backbone.state_dict().items()}
+            backbone.save_pretrained(scratch, state_dict=state)
         else:
             module.save(scratch)
         folder.mkdir(parents=True, exist_ok=True)

@@ -18,9 +18,13 @@ import torch
 from counterpoint._ops.world import rank
 from counterpoint.training import checkpoint
 from counterpoint.training.feed import Feed, stream
+from counterpoint.training.journal import Note, silent
 from counterpoint.training.method import Method, step
 from counterpoint.training.processes import Split, first, same
+from counterpoint.training.rates import Shape, groups, linear, optimizer_of, set_rates
+from counterpoint.training.rates import rate as rate_at
 from counterpoint.training.state import History, Running, Saving
+from counterpoint.training.stopping import stalled
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,15 @@ class Schedule:
         steps: updates at most.
         seconds: wall-clock budget; None: none. Progress is whichever of the two is further.
         lr: peak learning rate, > 0.
-        warmup: share of the run in which the rate rises from 0; it then falls to 0 in a straight line.
+        warmup: share of the run in which the rate rises from 0; it then follows the shape.
         weight_decay: AdamW's, on matrices only.
         clip: largest norm of the gradient.
         evaluations: how often dev is measured, the end included.
+        patience: dev measurements without a new best before the run ends; None: it goes to its end.
+        accumulate: batches an update, each with negatives of its own.
+        shape: of the rate after warm-up, see `rates`.
+        layer_decay: factor of the rate from a layer to the one below it, in (0, 1].
+        head: rate of parts beside the encoder, as a multiple of `lr`; None: 1.
     """
 
     steps: int
@@ -44,6 +53,11 @@ class Schedule:
     weight_decay: float = 0.01
     clip: float = 1.0
     evaluations: int = 4
+    patience: int | None = None
+    accumulate: int = 1
+    shape: Shape = linear
+    layer_decay: float = 1.0
+    head: float | None = None
 
     def rate(self, progress: float) -> float:
         """The learning rate at a progress in [0, 1).
@@ -51,9 +65,7 @@ class Schedule:
         >>> [Schedule(steps=10, lr=1.0).rate(p) for p in (0.0, 0.05, 0.1, 1.0)]
         [0.0, 0.5, 1.0, 0.0]
         """
-        if progress < self.warmup:
-            return self.lr * progress / self.warmup
-        return self.lr * (1 - progress) / (1 - self.warmup)
+        return rate_at(progress, peak=self.lr, warmup=self.warmup, shape=self.shape)
 
     def progress(self, steps: float, seconds: float) -> float:
         """The share of the run that is done, by steps or by time, whichever is further.
@@ -88,20 +100,9 @@ class Stopped(Exception):
 
 
 def optimizer_for(method: Method, schedule: Schedule) -> torch.optim.Optimizer:
-    """AdamW; vectors (biases, norms) are not decayed."""
-    parameters = [p for p in method.modules.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    fused = all(p.device.type in ("cpu", "cuda") for p in parameters)
-    return torch.optim.AdamW(groups, lr=schedule.lr, fused=fused)
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group its share of the learning rate."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("scale", 1.0)
+    """AdamW over the groups of `rates`."""
+    decays = {"weight_decay": schedule.weight_decay, "layer_decay": schedule.layer_decay}
+    return optimizer_of(groups(dict(method.modules.items()), **decays, head=schedule.head), schedule.lr)
 
 
 def seed_step(generator: torch.Generator, seed: int, number: int) -> None:
@@ -122,11 +123,11 @@ def train(
     split: Split,
     seed: int,
     autocast: torch.autocast,
-    accumulate: int = 1,
     dev: Callable[[], float] | None = None,
     saving: Saving | None = None,
     stop: Callable[[], bool] = lambda: False,
     tick: Callable[[int, float, float], None] = lambda step, progress, loss: None,
+    note: Note = silent,
 ) -> History:
     """Train in place and leave the weights of the step that was best on dev.
 
@@ -137,11 +138,11 @@ def train(
         split: rows an update, and how they are dealt out to processes and micro-batches.
         seed: decides the order of the data, the views and dropout.
         autocast: precision of the encoders.
-        accumulate: batches an update; each has only its own negatives.
         dev: the number to raise; None keeps the last step.
         saving: when and where checkpoints are written; a run goes on from the last one that is there.
         stop: whether a signal asks for the end; asked once a step, and one process is enough.
         tick: called after each step with its number, the progress in [0, 1] and the loss.
+        note: called after each step with its number and loss, rate, gradient, seconds; and after each measurement of dev.
 
     Raises:
         Refusal: the loss is not finite several steps in a row.
@@ -154,17 +155,23 @@ def train(
     elif dev:
         run.keep_if_best(same(dev()))
     method.modules.train()
-    generator, clock, updates = torch.Generator(), Clock(run.place.seconds), stream(feed, run.place, accumulate)
+    generator, clock, updates = (
+        torch.Generator(),
+        Clock(run.place.seconds),
+        stream(feed, run.place, schedule.accumulate),
+    )
     while True:
         progress = schedule.progress(run.place.step, run.place.seconds)
         if dev and progress >= run.place.due / schedule.evaluations:
             with clock.paused():
                 run.keep_if_best(same(dev()))
             run.place.due = math.floor(progress * schedule.evaluations) + 1
-        if progress >= 1:
+            note(run.place.step, {"dev": run.history.dev[-1][1]})
+        if progress >= 1 or stalled(run.history.dev, schedule.patience):
             break
         batches, number = next(updates), run.place.step + 1
-        set_rate(run.optimizer, schedule.rate(schedule.progress(number - 0.5, run.place.seconds)))
+        rate = schedule.rate(schedule.progress(number - 0.5, run.place.seconds))
+        set_rates(run.optimizer, rate)
         seed_step(generator, seed, number)
         done = step(
             method,
@@ -178,6 +185,7 @@ def train(
         )
         seconds, asked = done.beside
         run.note(done, seconds)
+        note(number, {"loss": done.loss, "rate": rate, "gradient": done.norm, "seconds": seconds})
         tick(number, schedule.progress(number, seconds), done.loss)
         if saving and (asked or run.due(saving)):
             run.save(saving)

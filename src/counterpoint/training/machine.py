@@ -11,6 +11,7 @@ import psutil
 import torch
 from torch import nn
 
+from counterpoint.encoders.layers import alive
 from counterpoint.errors import Refusal
 
 PAYS = 1.2  # bf16 products have to be this much faster than fp32 before their rounding is worth it
@@ -18,6 +19,7 @@ PAYS = 1.2  # bf16 products have to be this much faster than fp32 before their r
 # dropout, for each head and each token it attends to. Measured on a BERT of 6 layers of width 384, in fp32 and bf16.
 PER_TOKEN, PER_ATTENTION = 75, 26
 PER_WEIGHT = 4 * 5  # fp32: weight, gradient, two moments of Adam, and the best weights so far
+PER_FROZEN = 4 * 2  # fp32: weight, and its copy in the best weights
 PROCESS = 700 * 2**20  # the interpreter with torch and transformers loaded
 
 
@@ -59,14 +61,15 @@ def _product_seconds(dtype: torch.dtype, repeats: int = 7) -> float:
 
 
 def memory_bytes(encoder: nn.Module, tokens: int, squares: int) -> int:
-    """About how much memory a training step takes.
+    """About how much memory a training step takes; layers below the first that trains leave nothing for the backward pass.
 
     Args:
         encoder: the model.
         tokens: of the whole batch, padding included.
         squares: sum of the squares of the lengths of its texts: what attention with dropout keeps.
     """
-    weights = sum(p.numel() for p in encoder.parameters())
+    trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
+    frozen = sum(p.numel() for p in encoder.parameters()) - trained
     configs: list[Any] = [getattr(module, "config", None) for module in encoder.modules()]
     config = next((c for c in configs if hasattr(c, "num_hidden_layers")), None)
     layers, width, heads = 1, 1024, 16
@@ -74,7 +77,8 @@ def memory_bytes(encoder: nn.Module, tokens: int, squares: int) -> int:
         layers, width, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
     dropped = any(m.p > 0 for m in encoder.modules() if isinstance(m, nn.Dropout))
     attention = squares * heads * PER_ATTENTION if dropped else 0
-    return PROCESS + PER_WEIGHT * weights + layers * (tokens * width * PER_TOKEN + attention)
+    kept = alive(encoder) * layers * (tokens * width * PER_TOKEN + attention)
+    return PROCESS + PER_WEIGHT * trained + PER_FROZEN * frozen + int(kept)
 
 
 def memory_free(device: str) -> int:

@@ -65,7 +65,7 @@ def demo(
     with finishing(job) as scratch:
         queries = pick_searches(job, seed)
         old = show_searches(job, queries, job.before(), "before training")
-        job.train()
+        job.train(scratch, resumable=False)
         job.after()
         new = show_searches(job, queries, job.measured_after, "after training")
         searches = [{"query": words, "before": old[words], "after": new[words]} for words in old]

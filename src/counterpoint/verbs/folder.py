@@ -23,6 +23,7 @@ SCHEMA = 1
 unfinished: set[Path] = set()
 LONGEST = 100  # characters of a name that is made up; systems allow 255 bytes
 ENDING, CHECKPOINTS, BEGUN, LOCK = ".unfinished", "checkpoints", "begun.json", "lock"
+GROWING = (CHECKPOINTS, BEGUN, "steps.jsonl", "events.")  # beginnings of names that a run goes on with
 
 
 def next_name(data: str, recipe: str, parent: Path = Path("runs"), begun: Mapping[str, Any] | None = None) -> Path:
@@ -96,8 +97,6 @@ def discard(scratch: Path) -> bool:
     if resumable(scratch):
         return False
     shutil.rmtree(scratch, ignore_errors=True)
-    with contextlib.suppress(OSError):  # a folder that holds other runs stays
-        scratch.parent.rmdir()
     return True
 
 
@@ -150,9 +149,8 @@ def writing(out: Path, *, needed: int) -> Iterator[Path]:
         unfinished.add(scratch)
         undo.callback(unfinished.discard, scratch)
         undo.callback(discard, scratch)
-        kept = {LOCK, CHECKPOINTS, BEGUN} if resumable(scratch) else {LOCK}
         for path in scratch.iterdir():
-            if path.name not in kept:
+            if path.name != LOCK and not (resumable(scratch) and path.name.startswith(GROWING)):
                 _remove(path)
         free = shutil.disk_usage(scratch).free
         if free < needed:

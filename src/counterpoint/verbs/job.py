@@ -6,8 +6,8 @@ import hashlib
 import json
 import math
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,15 @@ import torch
 
 from counterpoint._ops.world import count
 from counterpoint.data.batches import TextRows
+from counterpoint.encoders.adapt import lora, merge
+from counterpoint.encoders.layers import freeze
 from counterpoint.encoders.text import TextEncoder, autocast, embed
 from counterpoint.encoders.text import load as load_encoder
 from counterpoint.errors import Refusal
 from counterpoint.evaluation.tasks import Measured, Retrieval
 from counterpoint.evaluation.verdict import judge, value_of
 from counterpoint.interrupts import politely
+from counterpoint.training import journal, rates
 from counterpoint.training.feed import plain
 from counterpoint.training.loop import Schedule, train
 from counterpoint.training.machine import pick_device
@@ -31,10 +34,10 @@ from counterpoint.training.state import History, Saving
 from counterpoint.verbs import folder
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
-from counterpoint.verbs.plan import make_plan, show_plan
+from counterpoint.verbs.plan import Plan, make_plan, show_plan
 from counterpoint.verbs.prepare import prepare
 from counterpoint.verbs.recipes import arguments_of, choose, function_of
-from counterpoint.verbs.settings import Run
+from counterpoint.verbs.settings import Run, layers_to_freeze
 from counterpoint.verbs.tasks import corpus_texts, tasks
 
 
@@ -62,11 +65,15 @@ class Job:
         settings = {name: value for name, value in asdict(run).items() if name != "out"}
         source = str(Path(data).resolve()) if isinstance(data, str | Path) else None
         self.begun = json.loads(json.dumps({"data": source, "settings": settings}, default=str))
-        stem = self.prepared.samples.source.split(".")[0], stem
-        self.out = Path(run.out) if run.out else Path(same(str(folder.next_name(*stem, begun=self.begun))))
+        data_name = self.prepared.samples.source.split(".")[0]
+        self.out = Path(run.out) if run.out else Path(same(str(folder.next_name(data_name, stem, begun=self.begun))))
         first_decides(lambda: folder.refuse_existing(self.out))
+        if run.tensorboard:
+            journal.refuse_without_tensorboard()
         corpus = corpus_texts(run.corpus, run.delimiter) if run.corpus else corpus
         self.task, self.dev = tasks(self.prepared, self.choice, corpus, seed=run.seed)
+        if run.patience is not None and self.dev is None:
+            raise Refusal("a dev split for --patience", "too few rows for one", where=self.prepared.samples.source)
         with screen.stage("loading the model"):
             self.encoder = load_encoder(
                 run.model,
@@ -75,8 +82,7 @@ class Job:
                 device=device,
                 trust_remote_code=run.trust_remote_code,
             )
-        if run.dropout is not None:
-            self.encoder.set_dropout(run.dropout)
+        adapt(self.encoder, run)
         show_data(self.prepared.samples, screen)
         show_findings(self.prepared.findings, screen, run.allow)
         torch.manual_seed(run.seed)  # of what the recipe adds, such as a head
@@ -122,18 +128,21 @@ class Job:
             digest.update(column.numpy().tobytes())
         return digest.hexdigest()
 
-    def train(self, scratch: Path | None = None) -> History:
-        """Train; the weights of the step that was best on dev stay. With a folder, checkpoints are written there."""
-        run = self.run
-        with politely() if scratch else nullcontext(lambda: False) as stop:
-            saving = None
-            if scratch is not None:
-                saving = Saving(scratch / folder.CHECKPOINTS, run.save_minutes, run.save_steps, self.screen.say)
-            return self._train(saving, stop)
+    def train(self, scratch: Path, *, resumable: bool = True) -> History:
+        """Train; the weights of the step that was best on dev stay.
 
-    def _train(self, saving: Saving | None, stop: Callable[[], bool]) -> History:
-        seconds = 60 * self.plan.minutes if self.plan.minutes else None
-        schedule = Schedule(self.plan.steps, self.plan.lr, seconds, evaluations=self.run.evaluations)
+        Args:
+            scratch: folder of the run; what each step says goes there.
+            resumable: write checkpoints there too, and go on from the last one.
+        """
+        run, saving = self.run, None
+        if resumable:
+            saving = Saving(scratch / folder.CHECKPOINTS, run.save_minutes, run.save_steps, self.screen.say)
+        with politely() if resumable else nullcontext(lambda: False) as stop, notes(scratch, run.tensorboard) as note:
+            return self._train(saving, stop, note)
+
+    def _train(self, saving: Saving | None, stop: Callable[[], bool], note: journal.Note) -> History:
+        schedule = schedule_of(self.run, self.plan)
         with self.screen.stage("training", total=1.0) as bar:
             self.history = train(
                 self.method,
@@ -146,8 +155,11 @@ class Job:
                 saving=saving,
                 stop=stop,
                 tick=lambda n, progress, loss: bar(done=progress, note=f"step {n}, loss {loss:.3f}"),
+                note=note,
             )
         h = self.history
+        if len(h.loss) < schedule.steps and schedule.seconds is None:
+            self.screen.say(f"  dev has not improved {schedule.patience} times in a row: stopped early", style="dim")
         self.screen.say(f"  {len(h.loss)} steps in {h.seconds:.0f} s of training; kept step {h.best_step}", style="dim")
         return h
 
@@ -158,6 +170,7 @@ class Job:
 
     def after(self) -> dict[str, Any]:
         """The same questions to the trained model, and the verdict."""
+        merge(self.encoder)
         self.encoder.to(self.encoder.stored).float()  # as the weights will be saved
         self.measured_after = self.measure("measuring the trained model")
         self.metrics = judge(
@@ -169,6 +182,44 @@ class Job:
         self.metrics["dev"] = [[n, round(x, 6)] for n, x in self.history.dev]
         self.metrics["loss"] = [round(x, 6) if math.isfinite(x) else None for x in self.history.loss]
         return self.metrics
+
+
+def adapt(encoder: TextEncoder, run: Run) -> None:
+    """What of the encoder trains, and with which dropout, as the settings say."""
+    if run.dropout is not None:
+        encoder.set_dropout(run.dropout)
+    if run.lora is not None:
+        torch.manual_seed(run.seed)  # of the adapters
+        lora(encoder, rank=run.lora)
+    if (layers := layers_to_freeze(run.freeze)) is not None:
+        freeze(encoder, layers)
+
+
+def schedule_of(run: Run, plan: Plan) -> Schedule:
+    """The schedule of a plan."""
+    return Schedule(
+        plan.steps,
+        plan.lr,
+        60 * plan.minutes if plan.minutes else None,
+        evaluations=run.evaluations,
+        patience=run.patience,
+        accumulate=run.accumulate,
+        shape=getattr(rates, run.schedule),
+        layer_decay=run.layer_decay,
+        head=run.head_lr / run.lr if run.head_lr else None,
+    )
+
+
+@contextmanager
+def notes(scratch: Path, tensorboard: bool) -> Iterator[journal.Note]:
+    """Where each step is noted: steps.jsonl in a run's folder, and TensorBoard events where they are asked for."""
+    with ExitStack() as stack:
+        places = []
+        if first():
+            places.append(stack.enter_context(journal.lines(scratch / "steps.jsonl")))
+        if first() and tensorboard:
+            places.append(stack.enter_context(journal.events(scratch)))
+        yield journal.both(*places)
 
 
 def make_method(recipe: Callable, encoder: TextEncoder, rows: TextRows, arguments: Mapping[str, Any]) -> Method:

@@ -19,6 +19,7 @@ from counterpoint.errors import Refusal
 from counterpoint.training.machine import memory_bytes, memory_free, pick_precision
 from counterpoint.training.method import Method
 from counterpoint.training.processes import Split, first_decides, same
+from counterpoint.training.rates import groups, passes
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.prepare import Prepared
 from counterpoint.verbs.settings import Run
@@ -28,7 +29,7 @@ COVERED = 0.95  # share of texts that the automatic length does not cut
 LOADED = 256  # training rows whose texts are counted to say what a row costs
 PADDING = 1.2  # tokens that pass the encoder for each one of a text, when texts of like length share a pass
 TRIAL = 16  # texts that are timed
-BACKWARD = 3.0  # a training step costs about three forward passes
+LORA_LR = 2e-4  # the least in the scripts of LoRA's authors (GPT-2; 5e-4 on RoBERTa)
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,9 @@ class Plan:
     expected_minutes: float
     expected_memory: int
     warnings: tuple[str, ...]
+    accumulate: int
+    schedule: str
+    trained: str
 
 
 def measure_lengths(
@@ -152,6 +156,8 @@ def make_plan(
     lengths, counts = measure_lengths(encoder, prepared, run)
     encoder.lengths = {role: int(entry["tokens"]) for role, entry in lengths.items()}
     steps, epochs = _steps(run, len(rows), batch)
+    head = run.head_lr / run.lr if run.head_lr else None
+    groups(dict(method.modules.items()), weight_decay=0.0, layer_decay=run.layer_decay, head=head)  # refuses in time
     load = measure_load(encoder, method, rows)
 
     def takes(size: int) -> int:
@@ -163,25 +169,43 @@ def make_plan(
     first_decides(lambda: _refuse_too_large(takes, batch, memory_free(device), run.micro))
     with alone():
         pace = seconds_per_token(encoder, rows.anchors, "anchor", precision) / split.processes
-    passes = BACKWARD + 1 if run.micro else BACKWARD  # caching encodes once more
-    training = passes * pace * load.tokens * batch * steps if run.minutes is None else 60 * run.minutes
+    costs = passes(encoder) + (1 if run.micro else 0)  # caching encodes once more
+    rows_seen = batch * run.accumulate * steps
+    training = costs * pace * load.tokens * rows_seen if run.minutes is None else 60 * run.minutes
     total = training + pace * evaluated * load.tokens / load.texts
     if (typed := missing_prompts(encoder, run.model)) is not None:
         warnings.append(f"models of this family lose quality without prompts: add {typed}")
+    if run.lora is not None and run.lr < LORA_LR:
+        warnings.append(
+            f"adapters learn little at a rate of {run.lr:g}; LoRA's authors take 5e-4 on RoBERTa: --lr 5e-4"
+        )
     for name, entry in lengths.items():
         if entry["cut"] > 1 - COVERED:
             warnings.append(f"{entry['cut']:.0%} of the {name} texts are cut at {entry['tokens']} tokens")
     return Plan(
         recipe, why, arguments, metric, run.model, device, precision, steps, run.minutes, epochs, batch, run.micro,
         str(split), int(load.candidates * batch) - 1, run.lr, lengths, counts, total / 60, takes(batch), tuple(warnings),
+        run.accumulate, run.schedule, what_trains(encoder, run),
     )  # fmt: skip
+
+
+def what_trains(encoder: TextEncoder, run: Run) -> str:
+    """Which weights of the encoder train, in words; empty where all do."""
+    sizes = [(p.numel(), p.requires_grad) for p in encoder.parameters()]
+    trained, total = sum(n for n, yes in sizes if yes), sum(n for n, _ in sizes)
+    if trained == total:
+        return ""
+    how = [f"adapters of rank {run.lora}, merged at the end"] if run.lora is not None else []
+    if run.freeze is not None:
+        how.append("embeddings frozen" if run.freeze == "embeddings" else f"embeddings and {run.freeze} layers frozen")
+    return f"{trained:,} of {total:,} weights: {'; '.join(how)}"
 
 
 def _steps(run: Run, rows: int, batch: int) -> tuple[int, float]:
     """Updates and passes over the data; with only a time budget the steps have no bound of their own."""
-    a_pass = max(1, rows // batch)
+    a_pass = max(1, rows // batch) / run.accumulate
     if run.steps is None and run.epochs is None:
-        steps = a_pass if run.minutes is None else 10**9
+        steps = max(1, int(a_pass)) if run.minutes is None else 10**9
     else:
         steps = run.steps if run.steps is not None else max(1, round(run.epochs * a_pass))  # type: ignore[operator]
     return steps, steps / a_pass
@@ -209,6 +233,15 @@ def _what_fits(batch: int, micro: int | None) -> str:
     return f"--batch {batch} would fit"
 
 
+def _accumulation(plan: Plan) -> str:
+    """What accumulation does, and what it does not."""
+    larger, micro = plan.batch * plan.accumulate, plan.micro or plan.batch
+    return (
+        f"mean gradient of {plan.accumulate} batches; negatives come from one batch only "
+        f"(--batch {larger} --micro {micro} takes them from all {larger} rows)"
+    )
+
+
 def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, screen: Screen) -> None:
     """The plan as a table; warnings after it."""
     table = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2))
@@ -224,8 +257,10 @@ def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, 
         "split": f"train {sizes['train']:,}, dev {sizes['dev']:,}, test {sizes['test']:,} rows by {prepared.split.how}",
         "model": plan.model,
         "device": f"{plan.device}, {plan.precision} products",
-        "training": ", ".join(x for x in (steps, budget) if x) + f"; learning rate {plan.lr:g}",
+        "training": ", ".join(x for x in (steps, budget) if x) + f"; learning rate {plan.lr:g}, {plan.schedule}",
+        **({"weights that train": plan.trained} if plan.trained else {}),
         "batch": f"{plan.split} rows{through}; negatives per anchor up to {plan.negatives}",
+        **({"an update": _accumulation(plan)} if plan.accumulate > 1 else {}),
         "lengths": lengths,
         "expected": f"{plan.expected_minutes:.1f} minutes, {plan.expected_memory / 1e9:.1f} GB of memory",
         "run folder": out,

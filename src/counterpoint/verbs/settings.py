@@ -23,9 +23,48 @@ NUMBERS = {
     "dropout": Real,
     "save_minutes": Real,
     "save_steps": Integral,
+    "layer_decay": Real,
+    "head_lr": Real,
+    "lora": Integral,
+    "patience": Integral,
+    "accumulate": Integral,
+    "evaluations": Integral,
 }
 SHORTEST = 4  # tokens: a beginning, an end, and two of a text
 PRECISIONS = ("auto", "fp32", "bf16")
+SCHEDULES = ("linear", "cosine", "constant")
+ABOVE_ZERO = (
+    "lr", "steps", "epochs", "minutes", "batch", "micro", "layer_decay", "head_lr", "lora", "accumulate", "evaluations",
+    "patience",
+)  # fmt: skip
+
+
+def flag_of(name: str) -> str:
+    """The flag of a setting.
+
+    >>> flag_of("head_lr")
+    '--head-lr'
+    """
+    return "--" + name.replace("_", "-")
+
+
+def layers_to_freeze(freeze: str | int | None) -> int | None:
+    """How many of the first layers stay as they are; 0: embeddings alone; None: nothing is frozen.
+
+    Raises:
+        Refusal: for any other word, or a number that is not whole and above 0.
+
+    >>> [layers_to_freeze(words) for words in ("embeddings", "3", None)]
+    [0, 3, None]
+    """
+    if freeze is None:
+        return None
+    if freeze == "embeddings":
+        return 0
+    text = str(freeze)
+    if isinstance(freeze, bool) or not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) > 0):
+        raise Refusal("'embeddings' or a number of layers", f"'{freeze}'", where="--freeze")
+    return int(text)
 
 
 @dataclass(frozen=True)
@@ -42,6 +81,12 @@ class Run:
         micro: texts that the encoder sees at a time; None: all of a batch. The loss sees the whole batch either way, with
             the same gradient; a step takes memory for `micro` texts, and about a third more time.
         lr: peak learning rate.
+        schedule: of the rate after it has risen for a tenth of the run: "linear" or "cosine" to 0, or "constant".
+        layer_decay: each layer's rate is this times that of the layer above it; embeddings are lowest. 1: one rate for all.
+        head_lr: peak rate of parts beside the model, such as a training head; None: `lr`.
+        freeze: "embeddings", or a number of layers: embeddings and the first layers stay as they are.
+        lora: rank of adapters that train in place of the weights, folded into them at the end; None: no adapters.
+        accumulate: batches an update. Each has negatives of its own: more of them come from `batch` with `micro`.
         seed: decides the split, the order, dropout, and the resamples of the intervals.
         dropout: rate while training; None: the model's own. 0 is faster and takes less memory.
         settings: arguments of the recipe, such as temperature.
@@ -53,6 +98,8 @@ class Run:
         allow: codes of `check` to go on in spite of.
         trust_remote_code: run code that the model's folder carries.
         evaluations: how often dev is measured while training.
+        patience: measurements of dev without a new best before training ends; None: it goes to its end.
+        tensorboard: write the curves of steps.jsonl as TensorBoard events too.
         save_minutes: between two checkpoints, from which a run that was killed goes on; save_steps: likewise in steps.
     """
 
@@ -65,6 +112,12 @@ class Run:
     batch: int = 64
     micro: int | None = None
     lr: float = 5e-5
+    schedule: str = "linear"
+    layer_decay: float = 1.0
+    head_lr: float | None = None
+    freeze: str | int | None = None
+    lora: int | None = None
+    accumulate: int = 1
     seed: int = 0
     dropout: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -79,15 +132,18 @@ class Run:
     allow: tuple[str, ...] = ()
     trust_remote_code: bool = False
     evaluations: int = 4
+    patience: int | None = None
+    tensorboard: bool = False
     save_minutes: float = 10.0
     save_steps: int | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("lr", "steps", "epochs", "minutes", "batch", "micro", "save_minutes", "save_steps"):
+        for name in ABOVE_ZERO:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise Refusal("a number above 0", value, where=f"--{name.replace('_', '-')}")
+                raise Refusal("a number above 0", value, where=flag_of(name))
+        self._check_training()
         if self.lr > 1:
             raise Refusal("a learning rate of at most 1", self.lr, where="--lr", remedy="5e-5 is the default")
         if self.batch < 2:
@@ -100,14 +156,27 @@ class Run:
         if not 0 <= self.seed < 2**63:
             raise Refusal("a seed of at least 0", self.seed, where="--seed")
 
+    def _check_training(self) -> None:
+        if self.layer_decay > 1:
+            remedy = "0.95 lets lower layers learn more slowly"
+            raise Refusal("a layer decay of at most 1", self.layer_decay, where="--layer-decay", remedy=remedy)
+        if self.head_lr is not None and self.head_lr > 1:
+            raise Refusal("a learning rate of at most 1", self.head_lr, where="--head-lr")
+        if self.schedule not in SCHEDULES:
+            raise Refusal("a schedule: " + ", ".join(SCHEDULES), f"'{self.schedule}'", where="--schedule")
+        if self.patience is not None and self.patience >= self.evaluations:
+            wanted = f"a patience below the {self.evaluations} measurements of dev"
+            remedy = f"--evaluations {4 * self.patience} measures it more often"
+            raise Refusal(wanted, self.patience, where="--patience", remedy=remedy)
+        layers_to_freeze(self.freeze)
+
     def _check_types(self) -> None:
         """What a Python caller may get wrong; the command line hands over the right types."""
         for name, kind in NUMBERS.items():
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
-                wanted = "a whole number" if kind is Integral else "a number"
-                raise Refusal(wanted, repr(value), where=f"--{name.replace('_', '-')}")
-        for name in ("recipe", "model", "precision", "device"):
+                raise Refusal("a whole number" if kind is Integral else "a number", repr(value), where=flag_of(name))
+        for name in ("recipe", "model", "precision", "device", "schedule"):
             if not isinstance(getattr(self, name), str | PurePath):
                 remedy = "a recipe of your own is named by path/to/file.py:function" if name == "recipe" else None
                 raise Refusal("a text", type(getattr(self, name)).__name__, where=f"--{name}", remedy=remedy)
