@@ -134,9 +134,7 @@ class Health:
             self._record(step, now)
         self._count(loss, norm)
         known = {f.code: f for f in self.findings}
-        found = examine(
-            Seen(step, now, self._first, self._streaks), self.limits, known=known, on_sick=self.on_sick
-        )
+        found = examine(Seen(step, now, self._first, self._streaks), self.limits, known=known, on_sick=self.on_sick)
         self.findings += found
         self.allowance.pay(self.clock() - started, reading=bool(now))
         return found
