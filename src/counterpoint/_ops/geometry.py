@@ -91,7 +91,7 @@ def duplicates(*key: Int[Tensor, " n"]) -> float:
 
 
 @torch.no_grad()
-def shared_neighbours(x: Float[Tensor, "n d"], y: Float[Tensor, "n e"], k: int) -> float:
+def shared_neighbours(x: Float[Tensor, "n d"], y: Float[Tensor, "m e"], k: int) -> float:
     """How far two sets of embeddings of the same samples agree on who is near whom.
 
         1/n sum_i | N_k(x_i) and N_k(y_i) in common | / k

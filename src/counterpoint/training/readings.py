@@ -96,9 +96,9 @@ def of_rows(rows: Embeddings) -> dict[str, float]:
     """How the anchors fill their space."""
     n, d = rows.z.shape
     if not bool(rows.z.isfinite().all()):
-        return {"rank": math.nan, "rank_most": min(n, d), "width": math.nan, "uniformity": math.nan}
+        return {"rank": math.nan, "rank_most": float(min(n, d)), "width": math.nan, "uniformity": math.nan}
     spread = math.nan if n < 2 else float(uniformity(rows).loss)
-    return {"rank": rankme(rows.z), "rank_most": min(n, d), "width": width(rows.z), "uniformity": spread}
+    return {"rank": rankme(rows.z), "rank_most": float(min(n, d)), "width": width(rows.z), "uniformity": spread}
 
 
 @torch.no_grad()

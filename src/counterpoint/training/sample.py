@@ -40,7 +40,9 @@ def sides(objective: Any, sets: Mapping[str, Embeddings]) -> tuple[Embeddings, E
     `same_sample`, or with itself where there is one; None where there is no set.
     """
     if isinstance(objective, Contrast):
-        both = ([sets[name] for name in names] for names in (objective.anchors, objective.candidates))
+        both = [[sets[name] for name in names if name in sets] for names in (objective.anchors, objective.candidates)]
+        if not all(both):
+            return None
         a, c = (rows[0] if len(rows) == 1 else Embeddings.cat(rows) for rows in both)
         return a, c, objective.rule
     known = list(sets.values())[:2]

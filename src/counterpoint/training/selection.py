@@ -87,8 +87,14 @@ def label_free(
         A function of nothing; higher is taken as better. -inf where the number is not known.
 
     Differs:
-        RankMe was proposed to choose among finished runs by embeddings of the training set; choosing a step of one run by
-        it is our use. RELIABILITY
+        RankMe was proposed to choose among finished runs; choosing a step of one run by it is our use. Neither score
+        replaces labels. On 120 runs of an MLP on digits, many of them set badly on purpose (`make proof NAME=selection`,
+        `evidence/selection.json`), Spearman's correlation with the accuracy of a nearest-neighbour vote was, with 95 %
+        intervals, for RankMe 0.52 (0.45 to 0.60) over the steps of a run and 0.85 (0.79 to 0.90) over the ends of runs;
+        for neighbours 0.46 (0.35 to 0.55) and 0.53 (0.38 to 0.66). Keeping the step that RankMe chose cost 0.023 of
+        accuracy against the best step; that of neighbours 0.070, which is no better than the last step (0.069).
+        Agreement between successive checkpoints, measured beside them, rises as a run slows down: it cost 0.080, so it
+        is not offered. One data set, one kind of model: where you can label a hundred pairs, do.
 
     References:
         RankMe: Garrido et al. 2023, arXiv:2210.02885. Agreement of neighbours between two embeddings as their quality

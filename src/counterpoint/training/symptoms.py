@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 OnSick = Literal["warn", "stop"]
 
@@ -75,7 +75,8 @@ class Finding:
         return f"step {self.step}: {self.says}; {self.remedy}"
 
 
-class Seen(NamedTuple):
+@dataclass(frozen=True)
+class Seen:
     """What a symptom is judged by: the reading of a step (empty where none was taken), the first, and streaks of steps."""
 
     step: int
@@ -83,7 +84,7 @@ class Seen(NamedTuple):
     first: Mapping[str, float]
     streaks: Mapping[str, int]
 
-    def __getitem__(self, name: str) -> float:  # type: ignore[override]
+    def __getitem__(self, name: str) -> float:
         """A number of the reading; NaN, of which no comparison holds, where it is not known."""
         return self.now.get(name, math.nan)
 
