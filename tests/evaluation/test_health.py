@@ -41,7 +41,8 @@ def test_curves_keep_their_gaps_and_findings_stand_on_every_panel() -> None:
     assert panels == {"x", "x2", "x3"}
     assert lines["positive"]["xaxis"] == lines["negative"]["xaxis"] != lines["width"]["xaxis"]
     shapes = figure.drawing["layout"]["shapes"]
-    assert [(s["x0"], s["xref"], s["yref"]) for s in shapes] == [(2, x, f"{x.replace('x', 'y')} domain") for x in ("x", "x2", "x3")]  # fmt: skip
+    marks = [(mark["x0"], mark["xref"], mark["yref"]) for mark in shapes]
+    assert marks == [(2, f"x{k}", f"y{k} domain") for k in ("", "2", "3")]
     assert figure.drawing["layout"]["yaxis3"]["type"] == "log"
     assert "step 2: rows <fell>" in figure.label
     assert figure.rows[1][0] == "2"

@@ -20,7 +20,7 @@ from counterpoint.objectives.softmax import infonce
 from counterpoint.objectives.spread import alignment
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
-from counterpoint.training.health import Health
+from counterpoint.training.health import STREAKS, Health
 from counterpoint.training.loop import Schedule, optimizer_for, orders
 from counterpoint.training.method import Contrast, Method, step
 from counterpoint.training.readings import COLUMNS, read, temperature_of
@@ -43,11 +43,13 @@ def digits_method(
 
     def views(batch: Batch, generator: torch.Generator) -> dict[str, Batch]:
         noisy = [batch["x"] + 0.2 * torch.randn(batch["x"].shape, generator=generator) for _ in range(2)]
-        return {name: {"x": x, "id": batch["id"]} for name, x in zip(("first", "second"), noisy, strict=True)}
+        return {
+            n: {"x": x, "id": batch["id"], "view": v}
+            for v, (n, x) in enumerate(zip(("first", "second"), noisy, strict=True))
+        }
 
     def encode(modules: nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:
-        named = enumerate(views.items())
-        return {name: Embeddings.of(modules["encoder"](b["x"]), id=b["id"], view=v) for v, (name, b) in named}
+        return {n: Embeddings.of(modules["encoder"](b["x"]), id=b["id"], view=b["view"]) for n, b in views.items()}
 
     chosen = objective or Contrast(("first",), ("second",), same_sample, partial(infonce, temperature=temperature))
     return Method(nn.ModuleDict({"encoder": encoder}), views, encode, chosen, lambda m: m["encoder"])
@@ -60,7 +62,6 @@ def run(
     steps: int = 120,
     lr: float = 1e-3,
     batch: int = 64,
-    spoil: Callable[[int, Method], None] = lambda step, method: None,
     take: Callable[[torch.Tensor], Batch] = lambda at: {"x": DIGITS[at], "id": at},
     seconds: float = 10.0,
 ) -> list[float]:
@@ -76,7 +77,6 @@ def run(
     method.modules.train()
     losses = []
     for number, at in zip(range(1, steps + 1), orders(len(DIGITS), batch, 0), strict=False):
-        spoil(number, method)
         outcome, norm = step(
             replace(method, encode=encode),
             take(torch.from_numpy(at)),
@@ -134,9 +134,10 @@ def test_attraction_alone_collapses() -> None:
     assert "collapse" in codes(health)
     found = next(f for f in health.findings if f.code == "collapse")
     assert found.level == "warn"
-    at = health.history["step"].index(found.step)
-    assert health.history["width"][at] < Limits().width <= health.history["width"][at - 1]
-    assert found.value == health.history["width"][at]
+    width, (limit, steps) = health.history["width"], Limits().width
+    assert all(x < limit for x in width[found.step - steps : found.step])
+    assert width[found.step - steps - 1] >= limit
+    assert found.value == width[found.step - 1]
     assert "add negatives" in str(found)
 
 
@@ -179,15 +180,15 @@ def test_guessing_for_long() -> None:
     assert [f.step for f in health.findings if f.code == "dead"] == [20]
 
 
-def test_a_frozen_model_is_dead_after_twenty_steps_and_stops_only_where_asked() -> None:
-    def frozen(number: int, method: Method) -> None:
-        nn.init.zeros_(method.modules["encoder"][3].weight)
-        nn.init.zeros_(method.modules["encoder"][0].bias)
+def nothing(a: Embeddings, c: Embeddings, *, rule: object) -> Outcome:
+    return Outcome({"nothing": (a.z * 0).sum()}, {"nothing": 1.0}, {})
 
+
+def test_a_frozen_model_is_dead_after_twenty_steps_and_stops_only_where_asked() -> None:
     for on_sick, level in (("warn", "warn"), ("stop", "stop")):
-        method = digits_method(Contrast(("first",), ("second",), same_sample, lambda a, c, rule: Outcome({"none": a.z.sum() * 0}, {"none": 1.0}, {})))  # fmt: skip
+        method = digits_method(Contrast(("first",), ("second",), same_sample, nothing))
         health = watched(method, on_sick=on_sick)
-        run(method, health, steps=25, spoil=frozen)
+        run(method, health, steps=25)
         assert [(f.step, f.level) for f in health.findings if f.code == "dead"] == [(20, level)]
 
 
@@ -226,12 +227,15 @@ def test_embeddings_that_are_not_finite_are_read_without_an_error() -> None:
 
 
 def reading(**values: float) -> Seen:
-    return Seen(values.pop("step", 1000), values, {"gap": 0.3}, {"bad": 0, "dead": 0, "high": 0, "chance": 0})
+    return Seen(
+        values.pop("step", 1000), values, {"gap": 0.3}, dict.fromkeys(STREAKS, 0) | {"collapsed": 20, "narrow": 20}
+    )
 
 
 @pytest.mark.parametrize(("values", "code"), [
     ({"width": 0.05}, "collapse"), ({"width": 0.5}, None), ({"width": 0.05, "duplicates": 0.9}, "duplicates"),
-    ({"rank": 5.0, "rank_most": 64.0, "width": 0.9}, "narrow"), ({"rank": 7.0, "rank_most": 64.0}, None),
+    ({"rank": 5.0, "rank_most": 64.0, "width": 0.9}, "narrow"), ({"rank": 7.0, "rank_most": 64.0, "width": 0.9}, None),
+    ({"rank": 5.0, "rank_most": 64.0, "width": 0.05}, "collapse"),
     ({"no_positive": 0.6}, "no-positives"), ({"no_positive": 0.4}, None),
     ({"negatives": 0.0}, "no-negatives"), ({"negatives": 1.0}, None), ({"duplicates": 0.4}, None),
     ({"temperature": 0.0099}, "temperature"), ({"temperature": 0.01}, None),
@@ -242,6 +246,20 @@ def test_each_limit_from_both_sides(values: dict[str, float], code: str | None) 
     found = examine(reading(**values), Limits(), known={}, on_sick="warn")
     assert [f.code for f in found] == ([code] if code else [])
     assert examine(reading(**values), Limits(), known={f.code: f for f in found}, on_sick="warn") == []
+
+
+def test_readings_that_are_low_have_to_stay_low(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read every fifth step, and at every step in between nothing: steps count, not readings."""
+    widths = iter([0.05, 0.05, 0.5] + [0.05] * 10)
+    monkeypatch.setattr(
+        "counterpoint.training.health.read", lambda *a, **k: dict.fromkeys(COLUMNS, math.nan) | {"width": next(widths)}
+    )
+    health, outcome = Health(digits_method(), clock=Clock(1e-4)), Outcome({"x": torch.tensor(1.0)}, {"x": 1.0}, {})
+    for number in range(1, 60):
+        health.observe(step=number, sets={}, outcome=outcome, norm=1.0, seconds=10.0 if number % 5 == 1 else 0.0)
+        health.allowance.credit = 0.0
+    assert health.history["step"][:4] == [1, 6, 11, 16]
+    assert [(f.code, f.step) for f in health.findings] == [("collapse", 36)]  # low since 16, one step by then
 
 
 def test_every_symptom_says_what_and_what_to_do() -> None:
@@ -432,7 +450,8 @@ def test_its_state_goes_through_tensors_and_it_goes_on_as_if_nothing_had_happene
     for number in range(61, 120):
         for one in (health, other):
             one.observe(step=number, sets=sets, outcome=outcome, norm=0.0, seconds=0.05)
-    assert (other.history, other.findings) == (health.history, health.findings)
+    assert json.dumps(other.history) == json.dumps(health.history)
+    assert other.findings == health.findings
     assert other.taken() == pytest.approx(health.taken())
     assert len(health.history["step"]) > 20
     assert {n: t.tolist() for n, t in other.state_dict().items()}.keys() == state.keys()

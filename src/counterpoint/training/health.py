@@ -24,7 +24,7 @@ from counterpoint.training.symptoms import SYMPTOMS, Finding, Limits, OnSick, Se
 from counterpoint.types import Embeddings, Outcome
 
 RECENT = 50  # norms of the gradient whose median is the usual one
-STREAKS = ("bad", "dead", "high", "chance")
+STREAKS = ("bad", "dead", "high", "chance", "collapsed", "narrow")  # the last two are seen by readings alone
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Health:
         self._first: dict[str, float] = {}
         self._streaks = dict.fromkeys(STREAKS, 0)
         self._norms: deque[float] = deque(maxlen=RECENT)
-        self._stride, self._negatives = 1, math.nan
+        self._stride, self._negatives, self._read_at = 1, math.nan, 0
 
     def observe(
         self,
@@ -132,6 +132,7 @@ class Health:
             self._negatives = now["negatives"]
             self._first = self._first or now
             self._record(step, now)
+            self._count_readings(step, now)
         self._count(loss, norm)
         known = {f.code: f for f in self.findings}
         found = examine(Seen(step, now, self._first, self._streaks), self.limits, known=known, on_sick=self.on_sick)
@@ -150,9 +151,18 @@ class Health:
             "high": norm > limits.exploding[0] * usual,
             "chance": abs(loss - guess) < limits.chance[0] * guess,
         }
-        self._streaks = {name: self._streaks[name] + 1 if ill[name] else 0 for name in STREAKS}
+        self._streaks |= {name: self._streaks[name] + 1 if is_so else 0 for name, is_so in ill.items()}
         if finite and not ill["high"]:
             self._norms.append(norm)
+
+    def _count_readings(self, step: int, now: Mapping[str, float]) -> None:
+        """For how many steps readings have been low; a single one counts as one step."""
+        least = {"collapsed": now["width"] < self.limits.width[0]}
+        least["narrow"] = now["rank"] < self.limits.rank[0] * now["rank_most"]
+        for name, low in least.items():
+            since = step - self._read_at if self._streaks[name] else 1
+            self._streaks[name] = self._streaks[name] + since if low else 0
+        self._read_at = step
 
     def _record(self, step: int, now: Mapping[str, float]) -> None:
         steps = self.history["step"]
@@ -198,7 +208,7 @@ class Health:
         numbers = {f"history.{name}": column for name, column in self.history.items()}
         numbers |= {"first": [self._first[name] for name in COLUMNS] if self._first else [], "norms": [*self._norms]}
         numbers |= {"streaks": [float(self._streaks[name]) for name in STREAKS]}
-        numbers |= {"other": [float(self._stride), self._negatives, a.expected, a.credit, a.spent, a.total]}
+        numbers |= {"other": [self._stride, self._read_at, self._negatives, a.expected, a.credit, a.spent, a.total]}
         state = {name: torch.tensor(column, dtype=torch.float64) for name, column in numbers.items()}
         return state | {"findings": torch.tensor(known, dtype=torch.float64).reshape(-1, 4)}
 
@@ -212,8 +222,9 @@ class Health:
         self._first = dict(zip(COLUMNS, state["first"].tolist(), strict=False)) if len(state["first"]) else {}
         self._norms = deque(state["norms"].tolist(), maxlen=RECENT)
         self._streaks = {name: int(n) for name, n in zip(STREAKS, state["streaks"].tolist(), strict=True)}
-        stride, self._negatives, expected, credit, spent, total = state["other"].tolist()
-        self._stride, self.allowance = int(stride), Allowance(self.share, expected, credit, spent, total)
+        stride, read_at, self._negatives, expected, credit, spent, total = state["other"].tolist()
+        self._stride, self._read_at = int(stride), int(read_at)
+        self.allowance = Allowance(self.share, expected, credit, spent, total)
         self.findings = [
             finding(SYMPTOMS[int(code)].code, int(step), value, stops=bool(stops))
             for code, step, value, stops in state["findings"].tolist()

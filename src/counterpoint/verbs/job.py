@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from counterpoint.data.batches import TextRows
@@ -18,6 +19,7 @@ from counterpoint.evaluation.verdict import judge, value_of
 from counterpoint.training.loop import History, Schedule, train
 from counterpoint.training.machine import pick_device
 from counterpoint.training.method import Method
+from counterpoint.training.selection import label_free
 from counterpoint.verbs import folder
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
@@ -26,6 +28,8 @@ from counterpoint.verbs.prepare import prepare
 from counterpoint.verbs.recipes import arguments_of, choose, function_of
 from counterpoint.verbs.settings import Run
 from counterpoint.verbs.tasks import corpus_texts, tasks
+
+PROBED = 512  # training rows by which a step is chosen without labels: as many as in proofs/selection.py
 
 
 class Job:
@@ -113,12 +117,21 @@ class Job:
                 micro=self.run.micro,
                 seed=self.run.seed,
                 autocast=autocast(self.encoder.device.type, self.plan.precision),
-                dev=self._dev_score if self.dev else None,
+                dev=self._to_raise(),
                 tick=lambda n, progress, loss: bar(done=progress, note=f"step {n}, loss {loss:.3f}"),
             )
         h = self.history
         self.screen.say(f"  {len(h.loss)} steps in {h.seconds:.0f} s of training; kept step {h.best_step}", style="dim")
         return h
+
+    def _to_raise(self) -> Callable[[], float] | None:
+        """What chooses the step that is kept: dev, a score without labels of some training rows, or nothing."""
+        if self.run.select in ("rankme", "neighbours"):
+            some = np.random.default_rng(self.run.seed).permutation(len(self.rows))[:PROBED]
+            precision = autocast(self.encoder.device.type, self.plan.precision)
+            score: Any = self.run.select
+            return label_free(score, self.method, self.rows.take(some), seed=self.run.seed, autocast=precision)
+        return self._dev_score if self.dev and self.run.select == "dev" else None
 
     def _dev_score(self) -> float:
         assert self.dev is not None

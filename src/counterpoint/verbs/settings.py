@@ -24,6 +24,8 @@ NUMBERS = {
 }
 SHORTEST = 4  # tokens: a beginning, an end, and two of a text
 PRECISIONS = ("auto", "fp32", "bf16")
+SELECT = ("dev", "rankme", "neighbours", "last")
+ON_SICK = ("warn", "stop")
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,9 @@ class Run:
         allow: codes of `check` to go on in spite of.
         trust_remote_code: run code that the model's folder carries.
         evaluations: how often dev is measured while training.
+        select: how the kept step is chosen: "dev", by the metric on dev; without labels "rankme" or "neighbours" (see
+            `training.selection.label_free` for how far they can be trusted); "last".
+        on_sick: "warn" says what is wrong with a run; "stop" ends it where it will hardly recover.
     """
 
     recipe: str = "auto"
@@ -76,6 +81,8 @@ class Run:
     allow: tuple[str, ...] = ()
     trust_remote_code: bool = False
     evaluations: int = 4
+    select: str = "dev"
+    on_sick: str = "warn"
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -90,6 +97,9 @@ class Run:
             raise Refusal("a batch of at least 2", self.batch, where="--batch", remedy=remedy)
         if self.precision not in PRECISIONS:
             raise Refusal("a precision: " + ", ".join(PRECISIONS), f"'{self.precision}'", where="--precision")
+        for flag, value, known in (("select", self.select, SELECT), ("on-sick", self.on_sick, ON_SICK)):
+            if value not in known:
+                raise Refusal("one of " + ", ".join(known), f"'{value}'", where=f"--{flag}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise Refusal("a dropout rate from 0 up to 1", self.dropout, where="--dropout")
         if not 0 <= self.seed < 2**63:
