@@ -296,6 +296,16 @@ def test_a_reading_by_hand() -> None:
     assert unnoted["negative"] == pytest.approx((first + second) / 2)  # of anchors that have a positive
 
 
+def test_a_pair_that_is_ignored_beats_nobody() -> None:
+    """The anchor's own text among the candidates is nearer than its positive, and no negative."""
+    a = Embeddings.of(torch.tensor([[1.0, 0.0]]), id=torch.tensor([1]))
+    c = Embeddings.of(torch.tensor([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]]), id=torch.tensor([1, 11, 12]))
+    contrast = Contrast(("a",), ("c",), listed(Relation.of([1], [11])), partial(infonce, temperature=0.01))
+    method = Method(nn.ModuleDict(), dict, dict, contrast, dict)
+    known = read(method, {"a": a, "c": c}, contrast(method.modules, {"a": a, "c": c}), norm=1.0, rows=8)
+    assert (known["beaten"], known["saturated"], known["negatives"]) == (0, 1, 1)
+
+
 def test_saturated_counts_from_99_percent() -> None:
     def share(temperature: float) -> float:
         contrast = Contrast(("a",), ("c",), same_sample, partial(infonce, temperature=temperature))

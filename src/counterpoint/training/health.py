@@ -69,7 +69,7 @@ class Health:
         records: readings kept; when there are twice as many every other one is dropped.
         limits: from where on a reading is a symptom.
         on_sick: "warn", or "stop" to end the run at a finding from which it will hardly recover.
-        clock: seconds, rising.
+        clock: seconds, rising; by default those that this thread computes, so that a busy machine is not blamed on it.
 
     >>> from counterpoint.training.method import Contrast
     >>> from counterpoint.objectives.softmax import infonce
@@ -90,7 +90,7 @@ class Health:
     records: int = 1000
     limits: Limits = field(default_factory=Limits)
     on_sick: OnSick = "warn"
-    clock: Callable[[], float] = time.perf_counter
+    clock: Callable[[], float] = time.thread_time
 
     def __post_init__(self) -> None:
         self.history: dict[str, list[float]] = {name: [] for name in ("step", *COLUMNS)}
