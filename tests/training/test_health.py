@@ -196,8 +196,8 @@ def test_a_gradient_that_explodes_and_one_spike_that_does_not() -> None:
     method = digits_method()
     outcome = Outcome({"x": torch.tensor(1.0)}, {"x": 1.0}, {})
 
-    def norms(values: list[float]) -> list[int]:
-        health = Health(method)
+    def norms(values: list[float], steps: int = 5) -> list[int]:
+        health = Health(method, limits=Limits(exploding=(10.0, steps)))
         for number, norm in enumerate(values, start=1):
             health.observe(step=number, sets={}, outcome=outcome, norm=norm, seconds=1.0)
         return [f.step for f in health.findings if f.code == "exploding"]
@@ -205,6 +205,7 @@ def test_a_gradient_that_explodes_and_one_spike_that_does_not() -> None:
     assert norms([1.0] * 60 + [11.0] * 10) == [65]
     assert norms([1.0] * 60 + [11.0] * 4 + [1.0] + [11.0] * 4) == []
     assert norms([1.0] * 60 + [9.0] * 40) == []
+    assert norms([1.0] * 60 + [11.0] * 50, steps=40) == [100]  # and what is far too large never becomes the usual
     assert norms([20.0] * 5 + [1.0] * 60) == []  # large before anything is usual
 
 

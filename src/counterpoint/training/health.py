@@ -126,7 +126,7 @@ class Health:
         """
         started = self.clock()
         due = self.allowance.earn(seconds) or (last and not self.history["step"])
-        loss = float(outcome.loss.detach())
+        loss = sum(outcome.weights[name] * float(term.detach()) for name, term in outcome.terms.items())
         now = read(self.method, sets, outcome, norm=norm, rows=self.rows) if due else {}
         if now:
             self._negatives = now["negatives"]
@@ -134,8 +134,11 @@ class Health:
             self._record(step, now)
             self._count_readings(step, now)
         self._count(loss, norm)
-        known = {f.code: f for f in self.findings}
-        found = examine(Seen(step, now, self._first, self._streaks), self.limits, known=known, on_sick=self.on_sick)
+        found: list[Finding] = []
+        if now or any(self._streaks.values()):  # most steps have nothing to judge
+            known = {f.code: f for f in self.findings}
+            seen = Seen(step, now, self._first, self._streaks)
+            found = examine(seen, self.limits, known=known, on_sick=self.on_sick)
         self.findings += found
         self.allowance.pay(self.clock() - started, reading=bool(now))
         return found
@@ -144,7 +147,9 @@ class Health:
         """Streaks of steps; a gradient that is far too large does not become the usual one."""
         limits, guess = self.limits, math.log1p(self._negatives) if self._negatives > 0 else math.nan
         finite = math.isfinite(loss) and math.isfinite(norm)
-        usual = statistics.median(self._norms) if len(self._norms) == RECENT else math.inf
+        usual = math.inf
+        if len(self._norms) == RECENT and norm > limits.exploding[0] * min(self._norms):  # else no median is that low
+            usual = statistics.median(self._norms)
         ill = {
             "bad": not finite,
             "dead": norm < limits.dead[0],
