@@ -90,6 +90,12 @@ def fit(
     length: Annotated[list[str] | None, typer.Option(metavar="ROLE=TOKENS", help="Where texts are cut.")] = None,
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = Run.precision,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = Run.device,
+    select: Annotated[
+        str, typer.Option(help="The step to keep: by dev, rankme, neighbours, or the last.")
+    ] = Run.select,
+    on_sick: Annotated[
+        str, typer.Option("--on-sick", help="A run that will hardly recover: warn or stop.")
+    ] = Run.on_sick,
     corpus: Annotated[str | None, typer.Option(metavar="FILE", help="Texts to rank against.")] = None,
     anchor: Anchor = None,
     positive: Positive = None,

@@ -37,7 +37,16 @@ def test_it_learns_what_only_training_can_tell(trained: counterpoint.verbs.fit.T
 
 def test_the_folder_holds_all_that_was_promised(trained: counterpoint.verbs.fit.Trained) -> None:
     names = {p.name for p in trained.path.iterdir()}
-    assert names == {"run.json", "metrics.json", "cost.json", "report.html", "model", "corpus.parquet", "steps.jsonl"}
+    assert names == {
+        "run.json",
+        "metrics.json",
+        "cost.json",
+        "report.html",
+        "model",
+        "corpus.parquet",
+        "steps.jsonl",
+        "health.json",
+    }
     for name in ("run.json", "metrics.json", "cost.json"):
         assert json.loads((trained.path / name).read_text())["schema"] == 1
     run = json.loads((trained.path / "run.json").read_text())

@@ -104,7 +104,7 @@ def span(measured: Mapping[str, Any], *, sign: bool = False) -> str:
     return f"{value} ({number(measured['low'], sign=sign)} to {number(measured['high'], sign=sign)})"
 
 
-def _drawing(traces: Sequence[Any], *, height: int, **layout: Any) -> dict[str, Any]:
+def laid_out(traces: Sequence[Any], *, height: int, **layout: Any) -> dict[str, Any]:
     """Traces on the common ground: no zoom to get lost in, no background of its own."""
     import plotly.graph_objects as go
 
@@ -124,7 +124,7 @@ def _drawing(traces: Sequence[Any], *, height: int, **layout: Any) -> dict[str, 
     return go.Figure(data=list(traces), layout=common | layout | axes).to_plotly_json()
 
 
-def _upright(x: float, dash: str) -> dict[str, Any]:
+def upright(x: float, dash: str) -> dict[str, Any]:
     """A vertical line from top to bottom."""
     line = {"color": "var(--ink)", "width": 1.5, "dash": dash}
     return {"type": "line", "x0": x, "x1": x, "yref": "paper", "y0": 0, "y1": 1, "line": line}
@@ -175,7 +175,7 @@ def draw_metrics(metrics: Mapping[str, Any]) -> Figure:
         at = [row + 0.25 * (place - (len(systems) - 1) / 2) for row in range(len(order))]
         measured = [metrics[system].get(m, {}) for m in order]
         traces.append(_whiskers(measured, at, SYSTEMS[system], color=f"var(--{system})", symbol=MARKERS[system]))
-    drawing = _drawing(traces, height=110 + 74 * len(order), yaxis=_row_for_each(order), xaxis={"nticks": 6})
+    drawing = laid_out(traces, height=110 + 74 * len(order), yaxis=_row_for_each(order), xaxis={"nticks": 6})
     head = ["metric (95 % interval)", *(SYSTEMS[s] for s in systems)]
     rows = [[metric_name(m), *(span(metrics[s].get(m, {})) for s in systems)] for m in order]
     said = [f"{row[0]}: " + ", ".join(f"{n} {v}" for n, v in zip(head[1:], row[1:], strict=True)) for row in rows]
@@ -202,12 +202,12 @@ def draw_difference(metrics: Mapping[str, Any]) -> Figure | None:
     if not order:
         return None
     measured = [differences[m] for m in order]
-    drawing = _drawing(
+    drawing = laid_out(
         [_whiskers(measured, range(len(order)), "after - before", color="var(--after)", symbol="circle")],
         height=110 + 74 * len(order),
         yaxis=_row_for_each(order),
         xaxis=_titled("left of 0 worse, right of 0 better", nticks=5, tickformat="+.2~f"),
-        shapes=[_upright(0, "dot")],
+        shapes=[upright(0, "dot")],
     )
     rows = [[metric_name(m), span(differences[m], sign=True), change_in_words(differences[m])] for m in order]
     label = "Differences with 95 % intervals. " + "; ".join(f"{name}: {value}, {words}" for name, value, words in rows)
@@ -238,7 +238,7 @@ def _fading(values: Sequence[float | None], keep: float) -> list[float]:
     return line
 
 
-def _some(count: int, most: int) -> list[int]:
+def some(count: int, most: int) -> list[int]:
     """At most so many places in 0..count-1, evenly apart, with both ends."""
     if count <= most:
         return list(range(count))
@@ -249,7 +249,7 @@ def draw_training(loss: Sequence[float], dev: Sequence[tuple[int, float]], *, me
     """The loss of each step and, on a second panel, the metric on dev; the step that was kept is marked."""
     import plotly.graph_objects as go
 
-    line, shown, name = smooth(loss, len(loss) / SMOOTHING), _some(len(loss), MOST_POINTS), metric_name(metric)
+    line, shown, name = smooth(loss, len(loss) / SMOOTHING), some(len(loss), MOST_POINTS), metric_name(metric)
     steps, colour = [i + 1 for i in shown], "var(--after)"
     dots, raw = {"color": colour, "size": 4, "opacity": 0.55}, [finite(loss[i]) for i in shown]
     traces = [
@@ -276,11 +276,11 @@ def draw_training(loss: Sequence[float], dev: Sequence[tuple[int, float]], *, me
         layout["yaxis"]["domain"], layout["xaxis"]["anchor"] = [0.54, 1], "y2"
         layout["yaxis2"] = _titled(name, domain=[0, 0.44], anchor="x", nticks=5)
     if kept is not None:
-        layout["shapes"] = [_upright(kept, "dash")]
+        layout["shapes"] = [upright(kept, "dash")]
         side = "right" if kept > len(loss) / 2 else "left"
         place = {"x": kept, "yref": "paper", "y": 1, "yanchor": "top", "xanchor": side, "showarrow": False}
         layout["annotations"] = [place | {"text": f" kept: {_step(kept)} "}]
-    drawing = _drawing(traces, height=420 if len(dev) else 280, **layout)
+    drawing = laid_out(traces, height=420 if len(dev) else 280, **layout)
     title = f"Loss and {name} on the dev rows, step by step" if len(dev) else "Loss, step by step"
     head, rows = _training_rows(line, dict(dev), name, kept)
     return Figure("training", title, _training_in_words(line, dev, name, kept), head, rows, drawing)
@@ -294,7 +294,7 @@ def _training_rows(
     line: Sequence[float | None], dev: Mapping[int, float], name: str, kept: int | None
 ) -> tuple[list[str], list[list[object]]]:
     asked = list(dev)
-    places = {i + 1 for i in _some(len(line), TABLE_ROWS)} | {asked[i] for i in _some(len(asked), TABLE_ROWS)}
+    places = {i + 1 for i in some(len(line), TABLE_ROWS)} | {asked[i] for i in some(len(asked), TABLE_ROWS)}
     rows: list[list[object]] = []
     for step in sorted(places if kept is None else places | {kept}):
         loss = number(line[step - 1]) if 1 <= step <= len(line) else "-"
@@ -338,7 +338,7 @@ def draw_ranks(before: Iterable[int], after: Iterable[int]) -> Figure:
         bars.marker = {"color": colour, "pattern": fills[system], "line": {"color": colour, "width": 1}}
         traces.append(bars)
     axes = {"xaxis": _titled("rank of the first positive", type="category", tickangle=0), "yaxis": _titled("queries")}
-    drawing = _drawing(traces, height=320, barmode="group", bargap=0.25, **axes)
+    drawing = laid_out(traces, height=320, barmode="group", bargap=0.25, **axes)
     rows = [[name, f"{b:,}", f"{a:,}"] for name, b, a in zip(RANKS, counts["before"], counts["after"], strict=True)]
     label = "Queries by rank. " + "; ".join(f"rank {name}: {b} before, {a} after" for name, b, a in rows)
     head = ["rank of the first positive", "queries before", "queries after training"]
@@ -377,8 +377,8 @@ def draw_lengths(role: str, lengths: Sequence[int], *, cut: int | None, share: f
     if cut:
         said += f", cut after {cut} tokens" + ("" if share is None else f": {percent(share)} lose their end")
     across = _titled("tokens in a text", nticks=8, range=[0, max(bins[-1][1], 1.03 * (cut or 0))])
-    shapes = [_upright(cut, "dash")] if cut else []
-    drawing = _drawing([bars], height=240, showlegend=False, xaxis=across, yaxis=_titled("texts"), shapes=shapes)
+    shapes = [upright(cut, "dash")] if cut else []
+    drawing = laid_out([bars], height=240, showlegend=False, xaxis=across, yaxis=_titled("texts"), shapes=shapes)
     rows = [[end, f"{count:,}"] for end, (_, _, count) in zip(ends, bins, strict=True) if count]
     label = f"Histogram of token counts: {said}."
     return Figure(f"lengths-{role}", said, label, ["tokens", "texts"], rows, drawing)

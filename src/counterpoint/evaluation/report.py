@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from importlib import resources
 from typing import Any, NamedTuple
 
 from counterpoint.evaluation import figures
 from counterpoint.evaluation.figures import change_in_words, duration, finite, metric_name, number, percent, span
+from counterpoint.evaluation.health import draw_health
 from counterpoint.evaluation.markup import Html, command, drawn, excerpt, join, table, tag
 
 WORDS = {
@@ -71,6 +72,7 @@ class Story:
         examples: those that moved most, up and down: query, positive, before, after, top_before, top_after.
         searches: query, before and after, the latter two lists of texts, the best first.
         token_lengths: role -> token counts of a sample of its texts.
+        health: readings and findings, as `training.health.Health.record` gives them.
     """
 
     run: Mapping[str, Any]
@@ -82,6 +84,7 @@ class Story:
     examples: Sequence[Mapping[str, Any]]
     searches: Sequence[Mapping[str, Any]]
     token_lengths: Mapping[str, Sequence[int]]
+    health: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Section(NamedTuple):
@@ -141,6 +144,8 @@ def _notes(story: Story, verdict: str) -> list[str]:
         if share > 0.5:
             longer = f"longer than {length['tokens']} tokens and lose their end"
             notes.append(f"Most texts of the {role} ({percent(share)}) are {longer}.")
+    sick = len(story.health.get("findings") or ())
+    notes += [f"While training, {sick} thing{'s' * (sick > 1)} went wrong: see Health of the training."] if sick else []
     warned = len(story.run.get("findings") or ())
     return notes + ([f"The data has {warned} finding{'s' * (warned > 1)} to look at."] if warned else [])
 
@@ -214,6 +219,16 @@ def _training(story: Story) -> list[Section]:
     return _section(
         "training", "Training", drawn(figures.draw_training(story.loss, story.dev, metric=metric, kept=kept))
     )
+
+
+def _health(story: Story) -> list[Section]:
+    figure = draw_health(story.health)
+    items = [
+        tag("li", f"Step {f['step']}: {f['says']}. What to do: {f['remedy']}.")
+        for f in story.health.get("findings") or ()
+    ]
+    found = tag("ul", *items) if items else tag("p", "Nothing wrong was found while training.")
+    return _section("health", "Health of the training", found, drawn(figure)) if figure or items else []
 
 
 def _moves(story: Story) -> list[Section]:
@@ -342,7 +357,7 @@ def _repeat(story: Story) -> list[Section]:
     return _section("repeat", "How to repeat it", *parts)
 
 
-PARTS = (_proof, _training, _moves, _examples, _searches, _data, _cost, _next, _repeat)
+PARTS = (_proof, _training, _health, _moves, _examples, _searches, _data, _cost, _next, _repeat)
 
 
 def _allowed(*scripts: str) -> str:

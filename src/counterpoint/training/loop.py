@@ -15,11 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from counterpoint._ops.world import rank
+from counterpoint._ops.world import alone, rank
+from counterpoint.errors import Refusal
 from counterpoint.training import checkpoint
 from counterpoint.training.feed import Feed, stream
+from counterpoint.training.health import Health
 from counterpoint.training.journal import Note, silent
-from counterpoint.training.method import Method, step
+from counterpoint.training.method import Method, Stepped, step
 from counterpoint.training.processes import Split, first, same
 from counterpoint.training.rates import Shape, groups, linear, optimizer_of, set_rates
 from counterpoint.training.rates import rate as rate_at
@@ -115,6 +117,20 @@ def _mixed(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0])
 
 
+def examined(
+    health: Health, run: Running, done: Stepped, seconds: float, *, say: Callable[[str], None]
+) -> Refusal | None:
+    """Let health look at a step; what it finds is said. A refusal, where the run cannot recover."""
+    with alone():
+        found = health.observe(
+            step=run.place.step, sets=done.sets, outcome=done.outcome, norm=done.norm, seconds=seconds
+        )
+    for finding in found:
+        say(str(finding))
+    stops = [f for f in found if f.level == "stop"]
+    return Refusal("a run that can recover", stops[0].says, remedy=stops[0].remedy) if stops else None
+
+
 def train(
     method: Method,
     feed: Feed,
@@ -126,6 +142,8 @@ def train(
     dev: Callable[[], float] | None = None,
     saving: Saving | None = None,
     stop: Callable[[], bool] = lambda: False,
+    health: Health | None = None,
+    say: Callable[[str], None] = lambda line: None,
     tick: Callable[[int, float, float], None] = lambda step, progress, loss: None,
     note: Note = silent,
 ) -> History:
@@ -141,17 +159,19 @@ def train(
         dev: the number to raise; None keeps the last step.
         saving: when and where checkpoints are written; a run goes on from the last one that is there.
         stop: whether a signal asks for the end; asked once a step, and one process is enough.
+        health: watches the run on process 0; what it finds is said, and may end the run.
+        say: where a line for a person goes.
         tick: called after each step with its number, the progress in [0, 1] and the loss.
         note: called after each step with its number and loss, rate, gradient, seconds; and after each measurement of dev.
 
     Raises:
-        Refusal: the loss is not finite several steps in a row.
+        Refusal: the loss is not finite several steps in a row, or health says that the run cannot recover.
         Stopped: a signal asked for it; the last step is saved.
     """
-    run = Running(method, optimizer_for(method, schedule))
-    found = checkpoint.latest(saving.folder, saving.say) if saving else None
-    if saving and found:
-        run.restore(found, saving.say)
+    run = Running(method, optimizer_for(method, schedule), health)
+    found = checkpoint.latest(saving.folder, say) if saving else None
+    if found:
+        run.restore(found, say)
     elif dev:
         run.keep_if_best(same(dev()))
     method.modules.train()
@@ -181,16 +201,20 @@ def train(
             autocast=autocast,
             clip=schedule.clip,
             micro=split.micro,
-            beside=lambda: (clock.seconds() if first() else 0.0, float(stop())),
+            beside=lambda: (clock.seconds() if first() else 0.0, float(stop()), float(run.sick is not None)),
         )
-        seconds, asked = done.beside
+        before, (seconds, asked, ill) = run.place.seconds, done.beside
         run.note(done, seconds)
         note(number, {"loss": done.loss, "rate": rate, "gradient": done.norm, "seconds": seconds})
         tick(number, schedule.progress(number, seconds), done.loss)
+        if ill:
+            raise run.sick or Refusal("a run that can recover", "one that process 0 ended")
+        if health and first():
+            run.sick = examined(health, run, done, seconds - before, say=say)
         if saving and (asked or run.due(saving)):
-            run.save(saving)
+            run.save(saving, say)
         if asked:
             raise Stopped(f"step {number}")
     if saving and run.saved[0]:
-        run.save(saving)
+        run.save(saving, say)
     return run.finish()

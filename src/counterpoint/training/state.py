@@ -15,10 +15,10 @@ from counterpoint._ops.world import count
 from counterpoint.errors import Refusal
 from counterpoint.training import checkpoint
 from counterpoint.training.checkpoint import Checkpoint
+from counterpoint.training.health import Health
 from counterpoint.training.method import Method, Stepped
 from counterpoint.training.processes import first
-
-BAD_STEPS = 5  # updates in a row that are not finite before a run ends
+from counterpoint.training.symptoms import Limits
 
 
 @dataclass
@@ -57,13 +57,11 @@ class Saving:
         folder: of the checkpoints.
         minutes: between two of them.
         steps: between two of them; None: by time alone.
-        say: where a line for a person goes.
     """
 
     folder: Path
     minutes: float = 10.0
     steps: int | None = None
-    say: Callable[[str], None] = print
 
 
 def snapshot(method: Method) -> dict[str, Tensor]:
@@ -77,10 +75,12 @@ class Running:
 
     method: Method
     optimizer: torch.optim.Optimizer
+    health: Health | None = None
     history: History = field(default_factory=History)
     place: Place = field(default_factory=Place)
     best_weights: dict[str, Tensor] | None = None
     saved: tuple[int, float] = (0, 0.0)  # step and seconds of the last checkpoint
+    sick: Refusal | None = None  # why the run is to end, for the next step to tell all processes
 
     def _names(self) -> dict[int, str]:
         return {id(p): name for name, p in self.method.modules.named_parameters()}
@@ -103,6 +103,7 @@ class Running:
             **checkpoint.named("best", self.best_weights or {}),
             **checkpoint.named("tables", self.place.tables),
             **checkpoint.named("history", lists),
+            **checkpoint.named("health", self.health.state_dict() if self.health else {}),
         }
         if not math.isfinite(self.place.best):
             place["best"] = None
@@ -120,6 +121,8 @@ class Running:
         lists = {name: values.tolist() for name, values in found.under("history").items()}
         self.history = History(**{**lists, **whole, "dev": [(n, x) for n, x in whole["dev"]]})
         self.history.resumed.append(self.place.step)
+        if self.health and (known := found.under("health")):
+            self.health.load_state_dict(known)
         self.saved = self.place.step, self.place.seconds
         say(f"going on after step {self.place.step}")
         before = found.numbers["processes"]
@@ -141,7 +144,7 @@ class Running:
         self.history.loss.append(done.loss)
         self.history.gradient.append(done.norm)
         self.history.negatives.append(float(negatives.mean()) if len(negatives) else 0.0)
-        if self.place.bad >= BAD_STEPS:
+        if self.place.bad >= Limits.bad:
             came = f"a loss of {done.loss} and a gradient of {done.norm} for {self.place.bad} steps"
             raise Refusal("a finite loss", came, remedy="lower --lr, or use --precision fp32")
 
@@ -154,7 +157,7 @@ class Running:
             self.history.best_step = self.place.step
         return self.history
 
-    def save(self, saving: Saving) -> None:
+    def save(self, saving: Saving, say: Callable[[str], None]) -> None:
         """Write a checkpoint; a disk that is full costs the checkpoint, not the run."""
         self.saved = self.place.step, self.place.seconds
         if not first():
@@ -164,9 +167,7 @@ class Running:
         except (OSError, SafetensorError) as error:
             kept = checkpoint.steps(saving.folder)
             last = f"the last one is {kept[-1].name}" if kept else "there is none yet"
-            saving.say(
-                f"the checkpoint of step {self.place.step} could not be written ({error}); {last}; training goes on"
-            )
+            say(f"the checkpoint of step {self.place.step} could not be written ({error}); {last}; training goes on")
 
     def due(self, saving: Saving) -> bool:
         """Whether it is time for a checkpoint."""

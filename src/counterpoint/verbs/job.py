@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from counterpoint._ops.world import count
@@ -26,10 +27,12 @@ from counterpoint.evaluation.verdict import judge, value_of
 from counterpoint.interrupts import politely
 from counterpoint.training import journal, rates
 from counterpoint.training.feed import plain
+from counterpoint.training.health import Health
 from counterpoint.training.loop import Schedule, train
 from counterpoint.training.machine import pick_device
 from counterpoint.training.method import Method
 from counterpoint.training.processes import Split, first, first_decides, same, start
+from counterpoint.training.selection import label_free
 from counterpoint.training.state import History, Saving
 from counterpoint.verbs import folder
 from counterpoint.verbs.check import show_data, show_findings
@@ -39,6 +42,8 @@ from counterpoint.verbs.prepare import prepare
 from counterpoint.verbs.recipes import arguments_of, choose, function_of
 from counterpoint.verbs.settings import Run, layers_to_freeze
 from counterpoint.verbs.tasks import corpus_texts, tasks
+
+PROBED = 512  # training rows by which a step is chosen without labels: as many as in proofs/selection.py
 
 
 class Job:
@@ -137,12 +142,13 @@ class Job:
         """
         run, saving = self.run, None
         if resumable:
-            saving = Saving(scratch / folder.CHECKPOINTS, run.save_minutes, run.save_steps, self.screen.say)
+            saving = Saving(scratch / folder.CHECKPOINTS, run.save_minutes, run.save_steps)
         with politely() if resumable else nullcontext(lambda: False) as stop, notes(scratch, run.tensorboard) as note:
             return self._train(saving, stop, note)
 
     def _train(self, saving: Saving | None, stop: Callable[[], bool], note: journal.Note) -> History:
         schedule = schedule_of(self.run, self.plan)
+        self.health = health = Health(self.method, on_sick="stop" if self.run.on_sick == "stop" else "warn")
         with self.screen.stage("training", total=1.0) as bar:
             self.history = train(
                 self.method,
@@ -151,10 +157,12 @@ class Job:
                 split=Split(self.plan.batch, count(), self.run.micro),
                 seed=self.run.seed,
                 autocast=autocast(self.encoder.device.type, self.plan.precision),
-                dev=self._dev_score if self.dev else None,
+                dev=self._to_raise(),
                 saving=saving,
                 stop=stop,
-                tick=lambda n, progress, loss: bar(done=progress, note=f"step {n}, loss {loss:.3f}"),
+                health=health,
+                say=lambda line: self.screen.say(f"  {line}", style="yellow"),
+                tick=lambda n, progress, loss: bar(done=progress, note=f"step {n}, loss {loss:.3f} {health.note()}"),
                 note=note,
             )
         h = self.history
@@ -162,6 +170,15 @@ class Job:
             self.screen.say(f"  dev has not improved {schedule.patience} times in a row: stopped early", style="dim")
         self.screen.say(f"  {len(h.loss)} steps in {h.seconds:.0f} s of training; kept step {h.best_step}", style="dim")
         return h
+
+    def _to_raise(self) -> Callable[[], float] | None:
+        """What chooses the step that is kept: dev, a score without labels of some training rows, or nothing."""
+        if self.run.select in ("rankme", "neighbours"):
+            some = np.random.default_rng(self.run.seed).permutation(len(self.rows))[:PROBED]
+            precision = autocast(self.encoder.device.type, self.plan.precision)
+            score: Any = self.run.select
+            return label_free(score, self.method, self.rows.take(some), seed=self.run.seed, autocast=precision)
+        return self._dev_score if self.dev and self.run.select == "dev" else None
 
     def _dev_score(self) -> float:
         assert self.dev is not None

@@ -52,6 +52,7 @@ def write(job: Job, scratch: Path, searches: Sequence[Mapping[str, Any]] = ()) -
         folder.write_json(scratch / "metrics.json", job.metrics)
         folder.write_json(scratch / "run.json", run)
         folder.write_json(scratch / "cost.json", cost)
+        folder.write_json(scratch / "health.json", {"schema": SCHEMA, **job.health.record()})
         if vectors is not None:
             write_corpus(scratch / "corpus.parquet", job.task, vectors)
         (scratch / "report.html").write_text(report_of(job, run, cost, searches), encoding="utf-8")
@@ -159,5 +160,6 @@ def report_of(job: Job, run: Mapping[str, Any], cost: Mapping[str, Any], searche
             examples=examples(job),
             searches=searches,
             token_lengths=job.plan.token_counts,
+            health=job.health.record(),
         )
     )

@@ -32,10 +32,12 @@ NUMBERS = {
 }
 SHORTEST = 4  # tokens: a beginning, an end, and two of a text
 PRECISIONS = ("auto", "fp32", "bf16")
+SELECT = ("dev", "rankme", "neighbours", "last")
+ON_SICK = ("warn", "stop")
 SCHEDULES = ("linear", "cosine", "constant")
 ABOVE_ZERO = (
     "lr", "steps", "epochs", "minutes", "batch", "micro", "layer_decay", "head_lr", "lora", "accumulate", "evaluations",
-    "patience",
+    "patience", "save_minutes", "save_steps",
 )  # fmt: skip
 
 
@@ -101,6 +103,9 @@ class Run:
         patience: measurements of dev without a new best before training ends; None: it goes to its end.
         tensorboard: write the curves of steps.jsonl as TensorBoard events too.
         save_minutes: between two checkpoints, from which a run that was killed goes on; save_steps: likewise in steps.
+        select: how the kept step is chosen: "dev", by the metric on dev; without labels "rankme" or "neighbours" (see
+            `training.selection.label_free` for how far they can be trusted); "last".
+        on_sick: "warn" says what is wrong with a run; "stop" ends it where it will hardly recover.
     """
 
     recipe: str = "auto"
@@ -136,6 +141,8 @@ class Run:
     tensorboard: bool = False
     save_minutes: float = 10.0
     save_steps: int | None = None
+    select: str = "dev"
+    on_sick: str = "warn"
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -151,6 +158,9 @@ class Run:
             raise Refusal("a batch of at least 2", self.batch, where="--batch", remedy=remedy)
         if self.precision not in PRECISIONS:
             raise Refusal("a precision: " + ", ".join(PRECISIONS), f"'{self.precision}'", where="--precision")
+        for flag, value, known in (("select", self.select, SELECT), ("on-sick", self.on_sick, ON_SICK)):
+            if value not in known:
+                raise Refusal("one of " + ", ".join(known), f"'{value}'", where=f"--{flag}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise Refusal("a dropout rate from 0 up to 1", self.dropout, where="--dropout")
         if not 0 <= self.seed < 2**63:
