@@ -68,7 +68,7 @@ def balanced(labels: Sequence[str] | np.ndarray, *, batch: int, seed: int, per_c
         deal_classes = dealer(np.arange(len(names)), generator)
         deals = [dealer(r, generator) for r in rows]
         for _ in range(n // batch):
-            yield np.concatenate([deals[c](per_class) for c in deal_classes(classes)])
+            yield np.concatenate([deals[c](per_class) for c in deal_classes(classes).tolist()])
 
     return order
 
@@ -77,8 +77,9 @@ def grouped(labels: Sequence[str] | np.ndarray, *, batch: int, seed: int) -> Ord
     """Batches of whole groups as far as they fit: at least two labels, at least two rows of each, no row twice an epoch.
 
     A group of more than half a batch is cut into parts of that size, which come at even distances in the epoch and in
-    one batch only where nothing else is left. Where no whole group fills the rest of a batch, one is cut. Left out are rows whose label has
-    no other row, the odd row that a cut may leave, and the tail of a label that holds more than half of all rows.
+    one batch only where nothing else is left. Where no whole group fills the rest of a batch, one is cut. Left out are
+    rows whose label has no other row, the odd row that a cut may leave, those of the last short batch, and the tail of
+    a label that holds most rows.
 
     Args:
         labels: the group of each row.
@@ -98,11 +99,15 @@ def grouped(labels: Sequence[str] | np.ndarray, *, batch: int, seed: int) -> Ord
     """
     where = f"--batch {batch} --order grouped"
     if batch < SMALLEST or batch % 2:
-        raise Refusal(f"an even batch of at least {SMALLEST}", batch, where=where, remedy=f"--batch {max(4, batch + 1)}")
+        raise Refusal(
+            f"an even batch of at least {SMALLEST}", batch, where=where, remedy=f"--batch {max(4, batch + 1)}"
+        )
     names, rows = places_of(labels)
     groups = [r for r in rows if len(r) > 1]
     if len(groups) < 2:
-        raise Refusal("at least two labels with two rows or more", f"{len(groups)} of {len(names)}", where="--order grouped")
+        raise Refusal(
+            "at least two labels with two rows or more", f"{len(groups)} of {len(names)}", where="--order grouped"
+        )
     refuse_too_few(sum(map(len, groups)), batch)
 
     def order(epoch: int) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from counterpoint.data.deal import Order, generator_of, in_turn, refuse_too_few
+from counterpoint.data.deal import Order, in_turn, refuse_too_few
 from counterpoint.errors import Refusal
 
 if TYPE_CHECKING:

@@ -129,7 +129,10 @@ def mixed(
     names, rows = places_of(sources)
     n = sum(map(len, rows))
     refuse_too_few(n, batch)
-    share, batches = shares([len(r) for r in rows], temperature=temperature, weights=_weights(names, weights)), n // batch
+    share, batches = (
+        shares([len(r) for r in rows], temperature=temperature, weights=_weights(names, weights)),
+        n // batch,
+    )
     for name, own, part in zip(names, rows, share, strict=True):
         most = min(math.ceil(batches * batch * part), math.ceil(batch * part + 1 + len(names) * part))
         if most > len(own):
@@ -148,7 +151,7 @@ def mixed(
         deals = [dealer(r, generator) for r in rows]
         for start in range(0, len(drawn), batch):
             counts = np.bincount(drawn[start : start + batch], minlength=len(names))
-            dealt = [deal(count) for deal, count in zip(deals, counts, strict=True)]
+            dealt = [deal(count) for deal, count in zip(deals, counts.tolist(), strict=True)]
             yield generator.permutation(np.concatenate(dealt))
 
     return order

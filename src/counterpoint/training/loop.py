@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
+from counterpoint.data.deal import Order
+from counterpoint.data.orders import endless
 from counterpoint.errors import Refusal
 from counterpoint.training.method import Method, step
 from counterpoint.types import Batch
@@ -63,19 +65,6 @@ class History:
     skipped: int = 0
 
 
-def orders(n: int, batch: int, seed: int) -> Iterator[np.ndarray]:
-    """Row numbers of one batch after another, for ever: a fresh shuffle each epoch, the last short batch left out.
-
-    >>> [b.tolist() for b, _ in zip(orders(3, 3, 0), range(2))]
-    [[2, 0, 1], [2, 1, 0]]
-    """
-    generator = np.random.default_rng(seed)
-    while True:
-        order = generator.permutation(n)
-        for start in range(0, n - batch + 1, batch):
-            yield order[start : start + batch]
-
-
 def optimizer_for(method: Method, schedule: Schedule) -> torch.optim.Optimizer:
     """AdamW; vectors (biases, norms) are not decayed."""
     parameters = [p for p in method.modules.parameters() if p.requires_grad]
@@ -95,10 +84,9 @@ def snapshot(method: Method) -> dict[str, torch.Tensor]:
 def train(
     method: Method,
     take: Callable[[np.ndarray], Batch],
-    rows: int,
+    order: Order,
     schedule: Schedule,
     *,
-    batch: int,
     seed: int,
     autocast: torch.autocast,
     micro: int | None = None,
@@ -110,10 +98,9 @@ def train(
     Args:
         method: what to train.
         take: row numbers -> batch.
-        rows: how many rows there are.
+        order: epoch -> the row numbers of one batch after another.
         schedule: how long and how fast.
-        batch: rows an update, at most `rows`.
-        seed: decides the order of the data, the views and dropout.
+        seed: decides the views and dropout.
         autocast: precision of the encoders.
         micro: rows of each set that the encoders see at a time; the loss sees the whole batch. None: all at once.
         dev: the number to raise; None keeps the last step.
@@ -129,7 +116,7 @@ def train(
     history.dev += [(0, best)] if dev else []
     method.modules.train()
     started, paused, bad, due = time.monotonic(), 0.0, 0, 1
-    for number, at in enumerate(orders(rows, batch, seed), start=1):
+    for number, at in enumerate(endless(order), start=1):
         progress = _progress(schedule, number - 0.5, time.monotonic() - started - paused)
         for group in optimizer.param_groups:
             group["lr"] = schedule.rate(progress)

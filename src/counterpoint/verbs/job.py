@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from counterpoint.data.batches import TextRows
+from counterpoint.data.orders import used
 from counterpoint.encoders.text import TextEncoder, autocast, embed
 from counterpoint.encoders.text import load as load_encoder
 from counterpoint.errors import Refusal
@@ -21,6 +23,7 @@ from counterpoint.training.method import Method
 from counterpoint.verbs import folder
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
+from counterpoint.verbs.orders import make_order, needs_tables, order_arguments, tables_of
 from counterpoint.verbs.plan import make_plan, show_plan
 from counterpoint.verbs.prepare import prepare
 from counterpoint.verbs.recipes import arguments_of, choose, function_of
@@ -46,6 +49,7 @@ class Job:
         name, self.choice = choose(self.prepared.samples, run.recipe)
         self.recipe = function or function_of(name)
         arguments = arguments_of(self.recipe, run.settings)
+        order_arguments(run)  # refused before a model is loaded
         stem = Path(name.rpartition(":")[2]).name
         self.out = Path(run.out) if run.out else folder.next_name(self.prepared.samples.source.split(".")[0], stem)
         folder.refuse_existing(self.out)
@@ -67,6 +71,8 @@ class Job:
         torch.manual_seed(run.seed)  # of what the recipe adds, such as a head
         self.rows = TextRows.of(self.prepared.split.part("train"))
         self.method = make_method(self.recipe, self.encoder, self.rows, arguments)
+        batch = min(run.batch, len(self.rows))
+        epoch = used(make_order(run, self.rows, batch=batch), len(self.rows))
         evaluated = 2 * self.task.texts() + (self.dev.texts() * (run.evaluations + 1) if self.dev else 0)
         why = self.choice.why if run.recipe == "auto" else "as you asked"
         self.plan = make_plan(
@@ -80,6 +86,7 @@ class Job:
             metric=self.choice.metric,
             arguments=arguments,
             evaluated=evaluated,
+            epoch=epoch,
         )
         show_plan(self.plan, self.prepared, self.task.sizes(), str(self.out), screen)
         self.lexical: Measured | None = None
@@ -107,9 +114,8 @@ class Job:
             self.history = train(
                 self.method,
                 self.rows.take,
-                len(self.rows),
+                self._order,
                 schedule,
-                batch=self.plan.batch,
                 micro=self.run.micro,
                 seed=self.run.seed,
                 autocast=autocast(self.encoder.device.type, self.plan.precision),
@@ -119,6 +125,10 @@ class Job:
         h = self.history
         self.screen.say(f"  {len(h.loss)} steps in {h.seconds:.0f} s of training; kept step {h.best_step}", style="dim")
         return h
+
+    def _order(self, epoch: int) -> Iterator[np.ndarray]:
+        tables = tables_of(self.encoder, self.rows, precision=self.plan.precision) if needs_tables(self.run) else None
+        return make_order(self.run, self.rows, batch=self.plan.batch, tables=tables)(epoch)
 
     def _dev_score(self) -> float:
         assert self.dev is not None

@@ -13,11 +13,13 @@ import torch
 from rich.table import Table
 
 from counterpoint.data.batches import TextRows
+from counterpoint.data.orders import Used
 from counterpoint.encoders.text import TextEncoder, embed, missing_prompts
 from counterpoint.errors import Refusal
 from counterpoint.training.machine import memory_bytes, memory_free, pick_precision
 from counterpoint.training.method import Method
 from counterpoint.verbs.console import Screen
+from counterpoint.verbs.orders import order_line
 from counterpoint.verbs.prepare import Prepared
 from counterpoint.verbs.settings import Run
 
@@ -52,6 +54,7 @@ class Plan:
     expected_minutes: float
     expected_memory: int
     warnings: tuple[str, ...]
+    order: str
 
 
 def measure_lengths(
@@ -122,6 +125,7 @@ def make_plan(
     metric: str,
     arguments: dict,
     evaluated: int,
+    epoch: Used,
 ) -> Plan:
     """Decide everything that was left open.
 
@@ -136,6 +140,7 @@ def make_plan(
         metric: the one that decides.
         arguments: of the recipe.
         evaluated: how many texts are encoded for all evaluations together.
+        epoch: what an epoch of the run's order uses of the rows.
 
     Raises:
         Refusal: a batch that does not fit the memory, with the one that would.
@@ -147,7 +152,7 @@ def make_plan(
     precision = pick_precision(run.precision, device)
     lengths, counts = measure_lengths(encoder, prepared, run)
     encoder.lengths = {role: int(entry["tokens"]) for role, entry in lengths.items()}
-    steps, epochs = _steps(run, len(rows), batch)
+    steps, epochs = _steps(run, epoch.batches)
     load = measure_load(encoder, method, rows)
 
     def takes(size: int) -> int:
@@ -168,12 +173,15 @@ def make_plan(
     return Plan(
         recipe, why, arguments, metric, run.model, device, precision, steps, run.minutes, epochs, batch, run.micro,
         int(load.candidates * batch) - 1, run.lr, lengths, counts, total / 60, takes(batch), tuple(warnings),
+        order_line(run, epoch),
     )  # fmt: skip
 
 
-def _steps(run: Run, rows: int, batch: int) -> tuple[int, float]:
+def _steps(run: Run, a_pass: int) -> tuple[int, float]:
     """Updates and passes over the data; with only a time budget the steps have no bound of their own."""
-    a_pass = max(1, rows // batch)
+    if not a_pass:
+        came, remedy = "none in an epoch", "a smaller --batch, or --order shuffled"
+        raise Refusal(f"rows that fill a batch of {run.batch}", came, where=f"--order {run.order}", remedy=remedy)
     if run.steps is None and run.epochs is None:
         steps = a_pass if run.minutes is None else 10**9
     else:
@@ -220,6 +228,7 @@ def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, 
         "device": f"{plan.device}, {plan.precision} products",
         "training": ", ".join(x for x in (steps, budget) if x) + f"; learning rate {plan.lr:g}",
         "batch": f"{plan.batch} rows{through}; up to {plan.negatives} negatives per anchor",
+        "order": plan.order,
         "lengths": lengths,
         "expected": f"{plan.expected_minutes:.1f} minutes, {plan.expected_memory / 1e9:.1f} GB of memory",
         "run folder": out,
