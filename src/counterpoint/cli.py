@@ -61,7 +61,12 @@ def fit(
     micro: Annotated[
         int | None, typer.Option(help="Texts through the encoder at a time, of a batch as large as you like.")
     ] = Run.micro,
-    order: Annotated[str, typer.Option(help="How batches are put together.")] = Run.order,
+    order: Annotated[
+        str,
+        typer.Option(
+            help="How batches are put together: shuffled, distinct, by_source, mixed, balanced, grouped or hard."
+        ),
+    ] = Run.order,
     order_set: Annotated[
         list[str] | None, typer.Option("--order-set", metavar="NAME=VALUE", help="Argument of the order.")
     ] = None,

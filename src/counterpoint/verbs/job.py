@@ -23,7 +23,7 @@ from counterpoint.training.method import Method
 from counterpoint.verbs import folder
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
-from counterpoint.verbs.orders import make_order, needs_tables, order_arguments, tables_of
+from counterpoint.verbs.orders import make_order, needs_tables, order_arguments, refuse_missing, tables_of
 from counterpoint.verbs.plan import make_plan, show_plan
 from counterpoint.verbs.prepare import prepare
 from counterpoint.verbs.recipes import arguments_of, choose, function_of
@@ -50,6 +50,7 @@ class Job:
         self.recipe = function or function_of(name)
         arguments = arguments_of(self.recipe, run.settings)
         order_arguments(run)  # refused before a model is loaded
+        refuse_missing(run, self.prepared.samples)
         stem = Path(name.rpartition(":")[2]).name
         self.out = Path(run.out) if run.out else folder.next_name(self.prepared.samples.source.split(".")[0], stem)
         folder.refuse_existing(self.out)

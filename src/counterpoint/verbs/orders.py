@@ -18,10 +18,16 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from counterpoint.data.batches import TextRows
+    from counterpoint.data.roles import Samples
     from counterpoint.encoders.text import TextEncoder
 
 FLAG = "--order-set"
 ELSEWHERE = {"batch": "--batch", "seed": "--seed", "weights": "--source-weight"}  # arguments with a flag of their own
+# What an order takes -> the role that has it, and how the data come by one.
+ROLES = {
+    "labels": ("label", "name the column with --label COLUMN"),
+    "sources": ("source", "give several data files, or name the column with --source COLUMN"),
+}
 NEIGHBOURS = 64  # of each row in the table of `hard`: as many as the default batch; 256 bytes a row
 
 
@@ -86,25 +92,27 @@ def contents_of(rows: TextRows) -> list[list[int]]:
     return [[anchor, *map(number, positives), *map(number, negatives)] for anchor, positives, negatives in sides]
 
 
-def column_of(rows: TextRows, needs: str) -> Any:
-    """What the rows bring for an order.
+def refuse_missing(run: Run, samples: Samples) -> None:
+    """Refuse data without the role that the run's order goes by.
 
     Raises:
-        Refusal: rows without labels or sources.
+        Refusal: no labels or sources.
     """
+    role, remedy = ROLES.get(needs_of(order_function(run.order)), ("anchor", ""))
+    if not samples.has(role):
+        roles = f"roles {', '.join(samples.columns)}"
+        raise Refusal(f"data with a {role} for --order {run.order}", roles, where=samples.source, remedy=remedy)
+
+
+def column_of(rows: TextRows, needs: str) -> Any:
+    """What the rows bring for an order; `refuse_missing` has seen that they do."""
     if needs == "n":
         return len(rows)
     if needs == "ids":
         return contents_of(rows)
     if needs == "labels":
-        if rows.labels is None:
-            raise Refusal(
-                "data with a label for this --order", "no labels", remedy="name the column with --label COLUMN"
-            )
+        assert rows.labels is not None
         return np.array(rows.classes)[rows.labels] if rows.classes else rows.labels.numpy()
-    if rows.sources is None:
-        remedy = "give several data files, or name the column with --source COLUMN"
-        raise Refusal("data of several sources for this --order", "one file without a source", remedy=remedy)
     return rows.sources
 
 
