@@ -412,6 +412,15 @@ def test_groups_larger_than_half_a_batch_are_cut(labels: np.ndarray, left: int) 
     assert all(max(Counter(labels[at].tolist()).values()) <= 62 for at in order(0))
 
 
+def test_a_large_label_takes_part_in_every_batch_and_little_is_left() -> None:
+    labels = np.r_[np.zeros(500, dtype=int), 1 + np.arange(600) // 3]
+    order = grouped(labels, batch=64, seed=0)
+    assert used(order, 1100).left < 2 * 64
+    pairs_and_threes = np.repeat(np.arange(200), np.tile([2, 3], 100))
+    for seed in range(5):  # no single place is left free that would cost a row
+        assert used(grouped(pairs_and_threes, batch=8, seed=seed), 500).left <= 8
+
+
 def test_the_tail_of_a_ruling_label_is_left_out_and_nothing_else() -> None:
     labels = np.array([0] * 900 + [1] * 100)
     rows = np.concatenate(list(grouped(labels, batch=64, seed=0)(0)))

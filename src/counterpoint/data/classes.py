@@ -157,6 +157,8 @@ def _whole(parts: deque[Part], waiting: OrderedDict[int, deque[Part]], batch: in
         else:
             misfits += part[0] not in chosen
             waiting.setdefault(part[0], deque()).append(part)
+    for label in [label for label in chosen if label in waiting]:  # large labels take part in every batch
+        waiting.move_to_end(label, last=False)
     return chosen
 
 
