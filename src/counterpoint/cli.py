@@ -39,6 +39,7 @@ Weight = Annotated[str | None, _column("weight", "How often the pair was seen.")
 Group = Annotated[str | None, _column("group", "Rows that stay in one split.")]
 SplitColumn = Annotated[str | None, _column("split", "train, dev or test.")]
 Time = Annotated[str | None, _column("time", "Test on the latest rows.")]
+Source = Annotated[str | None, _column("source", "Where a row comes from.")]
 Ignore = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Give a column no role.")]
 Match = Annotated[str | None, typer.Option(metavar="LABEL", help="The label of pairs that belong together.")]
 Delimiter = Annotated[str | None, typer.Option(help="Of csv and tsv.")]
@@ -47,7 +48,9 @@ Allow = Annotated[list[str] | None, typer.Option(metavar="CODE", help="Go on in 
 
 @app.command()
 def fit(
-    data: Annotated[Path, typer.Argument(help="A csv, tsv, jsonl or parquet file.", show_default=False)],
+    data: Annotated[
+        list[Path], typer.Argument(help="One or more csv, tsv, jsonl or parquet files.", show_default=False)
+    ],
     recipe: Annotated[str, typer.Option(help="Training method; 'auto' chooses by the roles of the data.")] = Run.recipe,
     model: Annotated[str, typer.Option(help="A folder or a name.")] = Run.model,
     out: Annotated[str | None, typer.Option(help="Run folder [default: runs/<data>-<recipe>-<n>].")] = None,
@@ -58,6 +61,18 @@ def fit(
     micro: Annotated[
         int | None, typer.Option(help="Texts through the encoder at a time, of a batch as large as you like.")
     ] = Run.micro,
+    order: Annotated[
+        str,
+        typer.Option(
+            help="How batches are put together: shuffled, distinct, by_source, mixed, balanced, grouped or hard."
+        ),
+    ] = Run.order,
+    order_set: Annotated[
+        list[str] | None, typer.Option("--order-set", metavar="NAME=VALUE", help="Argument of the order.")
+    ] = None,
+    source_weight: Annotated[
+        list[str] | None, typer.Option(metavar="SOURCE=NUMBER", help="How many times as often its rows are drawn.")
+    ] = None,
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = Run.lr,
     schedule: Annotated[str, typer.Option(help="Of the rate: linear, cosine or constant.")] = Run.schedule,
     layer_decay: Annotated[
@@ -106,6 +121,7 @@ def fit(
     group: Group = None,
     split: SplitColumn = None,
     time: Time = None,
+    source: Source = None,
     ignore: Ignore = None,
     match: Match = None,
     delimiter: Delimiter = None,
@@ -135,15 +151,19 @@ def fit(
       counterpoint fit clicks.csv --lora 8 --lr 5e-4 --schedule cosine
 
       counterpoint fit clicks.csv --freeze 3 --layer-decay 0.9 --evaluations 20 --patience 4
+
+      counterpoint fit a.csv b.csv --order by_source --order-set temperature=2
     """
     given = dict(locals())
     settings = {f.name: given[f.name] for f in fields(Run) if f.name in given}
     settings |= {"settings": _named(set_, "--set"), "prompts": _named(prompt, "--prompt"), "roles": _roles(given)}
     settings |= {"lengths": _whole_numbers(_named(length, "--length")), "allow": tuple(allow or ())}
+    settings |= {"order_settings": _named(order_set, "--order-set")}
+    settings |= {"source_weights": _numbers(_named(source_weight, "--source-weight"), "--source-weight")}
     Run(**settings)  # a bad number is refused before torch is loaded
     from counterpoint.verbs.fit import fit as run_fit
 
-    trained = run_fit(data, dry_run=dry_run, **settings)
+    trained = run_fit(data if len(data) > 1 else data[0], dry_run=dry_run, **settings)
     if trained is not None and require_better and trained.verdict != "better":
         raise typer.Exit(NOT_BETTER)
 
@@ -165,7 +185,9 @@ def resume(
 
 @app.command()
 def check(
-    data: Annotated[Path | None, typer.Argument(help="A csv, tsv, jsonl or parquet file.", show_default=False)] = None,
+    data: Annotated[
+        list[Path] | None, typer.Argument(help="One or more csv, tsv, jsonl or parquet files.", show_default=False)
+    ] = None,
     explain: Annotated[str | None, typer.Option(metavar="CODE", help="What a finding means and what to do.")] = None,
     anchor: Anchor = None,
     positive: Positive = None,
@@ -176,6 +198,7 @@ def check(
     group: Group = None,
     split: SplitColumn = None,
     time: Time = None,
+    source: Source = None,
     ignore: Ignore = None,
     match: Match = None,
     delimiter: Delimiter = None,
@@ -195,12 +218,12 @@ def check(
     if explain is not None:
         typer.echo(lint.explain(explain))
         return
-    if data is None:
+    if not data:
         raise Refusal("a data file or --explain CODE", "neither", remedy="counterpoint check DATA")
     roles = _roles(locals())
     codes = tuple(allow or ())
-    findings = run_check(data, roles=roles, match=match, delimiter=delimiter, allow=codes)
-    lint.accept(findings, codes, source=data.name)
+    findings = run_check(data if len(data) > 1 else data[0], roles=roles, match=match, delimiter=delimiter, allow=codes)
+    lint.accept(findings, codes, source=" + ".join(path.name for path in data))
 
 
 @app.command()
@@ -280,7 +303,7 @@ def shorten(text: str, width: int = 100) -> str:
 
 def _roles(options: dict[str, Any]) -> dict[str, str]:
     """The columns that were named; ignored ones are listed under a role of their own."""
-    names = ("anchor", "positive", "negative", "label", "value", "weight", "group", "split", "time")
+    names = ("anchor", "positive", "negative", "label", "value", "weight", "group", "split", "time", "source")
     roles = {name: options[name] for name in names if options[name] is not None}
     return roles | {f"ignore:{column}": column for column in options["ignore"] or ()}
 
@@ -301,6 +324,13 @@ def _whole_numbers(values: dict[str, str]) -> dict[str, int]:
         if not (value.isascii() and value.isdigit() and len(value) < 10):
             raise Refusal("a whole number of tokens", f"'{value}'", where=f"--length {name}")
     return {name: int(value) for name, value in values.items()}
+
+
+def _numbers(values: dict[str, str], flag: str) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in values.items()}
+    except ValueError as error:
+        raise Refusal("NAME=NUMBER", f"'{next(iter(values.values()))}'", where=flag) from error
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from counterpoint.data.batches import TextRows
+from counterpoint.data.orders import shuffled
 from counterpoint.encoders.text import autocast, load
 from counterpoint.recipes import text
 from counterpoint.training.feed import plain
@@ -76,7 +77,7 @@ def test_an_update_takes_its_batches_from_the_order_one_after_another(tiny: Path
         return data.take(at)
 
     def run(accumulate: int) -> list[float]:
-        method, feed = text.pairs(load(str(tiny)), data), plain(take, 24, 4, 0)
+        method, feed = text.pairs(load(str(tiny)), data), plain(take, shuffled(24, batch=4, seed=0))
         return train(
             method, feed, Schedule(2, 1e-3, accumulate=accumulate), split=Split(4, 1), seed=0, autocast=FP32
         ).loss

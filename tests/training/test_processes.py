@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from counterpoint._ops.launch import in_processes
+from counterpoint.data.orders import shuffled
 from counterpoint.encoders.text import autocast, embed, load
 from counterpoint.errors import Refusal
 from counterpoint.recipes import momentum, text
@@ -55,7 +56,7 @@ def trained(
     def work(_rank: int, count: int) -> list[Tensor]:
         method, data = made(recipe, folder)
         history = train(
-            method, plain(data.take, 48, 12, 0), Schedule(steps=steps, lr=lr, warmup=0.0),
+            method, plain(data.take, shuffled(48, batch=12, seed=0)), Schedule(steps=steps, lr=lr, warmup=0.0),
             split=Split(12, count, micro), seed=0, autocast=FP32,
         )  # fmt: skip
         return [torch.tensor(history.loss), *(p.detach() for p in method.modules.parameters())]
@@ -205,7 +206,7 @@ def test_a_signal_to_one_process_ends_all_after_the_same_step(dry: Path) -> None
         steps = []
         with pytest.raises(Stopped):
             train(
-                method, plain(data.take, 48, 12, 0), Schedule(steps=50, lr=1e-3), split=Split(12, count), seed=0,
+                method, plain(data.take, shuffled(48, batch=12, seed=0)), Schedule(50, lr=1e-3), split=Split(12, count), seed=0,
                 autocast=FP32, stop=lambda: rank == 1 and len(steps) >= 3, tick=lambda n, *_: steps.append(n),
             )  # fmt: skip
         return [torch.tensor(steps)]

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from counterpoint.data.batches import TextRows
+from counterpoint.data.orders import shuffled
 from counterpoint.encoders.layers import alive, depths, freeze, stack_of
 from counterpoint.encoders.text import autocast, load
 from counterpoint.errors import Refusal
@@ -150,7 +151,14 @@ def test_the_first_step_of_each_weight_is_its_own_rate(tiny: Path) -> None:
     method = text.simcse(load(str(tiny)), data)
     before = {n: p.detach().clone() for n, p in method.modules.named_parameters()}
     schedule = Schedule(1, 0.01, warmup=0.0, weight_decay=0.0, layer_decay=0.5, head=3.0, shape=rates.constant)
-    train(method, plain(data.take, len(data), 32, 0), schedule, split=Split(32, 1), seed=0, autocast=FP32)
+    train(
+        method,
+        plain(data.take, shuffled(len(data), batch=32, seed=0)),
+        schedule,
+        split=Split(32, 1),
+        seed=0,
+        autocast=FP32,
+    )
     at = depths(method.modules["encoder"])
     for name, p in method.modules.named_parameters():
         moved = (p.detach() - before[name]).abs().max().item()
@@ -168,7 +176,14 @@ def test_frozen_weights_stay_bit_for_bit(layers: int, still: set[int], micro: in
     freeze(encoder, layers)
     before = {n: p.detach().clone() for n, p in encoder.named_parameters()}
     schedule = Schedule(4, 0.01, weight_decay=0.5)
-    train(method, plain(data.take, len(data), 16, 0), schedule, split=Split(16, 1, micro), seed=0, autocast=FP32)
+    train(
+        method,
+        plain(data.take, shuffled(len(data), batch=16, seed=0)),
+        schedule,
+        split=Split(16, 1, micro),
+        seed=0,
+        autocast=FP32,
+    )
     at = depths(encoder)
     for name, p in encoder.named_parameters():
         assert torch.equal(p, before[name]) == (at[name] in still or "pooler" in name), name

@@ -43,6 +43,8 @@ class TextRows:
         labels: class numbers, or None.
         ids: content ids of the anchors.
         relation: all labelled pairs of these rows.
+        sources: where each row comes from, or None.
+        classes: the name of each class number, or None.
     """
 
     anchors: list[str]
@@ -51,6 +53,8 @@ class TextRows:
     labels: Int[Tensor, " n"] | None
     ids: Int[Tensor, " n"]
     relation: Relation
+    sources: list[str] | None = None
+    classes: list[str] | None = None
 
     @classmethod
     def of(cls, frame: pl.DataFrame) -> TextRows:
@@ -59,13 +63,15 @@ class TextRows:
         anchors = frame["anchor"].to_list()
         positives = frame["positive"].to_list() if "positive" in frame.columns else nothing
         negatives = frame["negative"].to_list() if "negative" in frame.columns else nothing
-        labels = None
+        labels, classes = None, None
         if "label" in frame.columns:
             labels = torch.from_numpy(frame["label"].rank("dense").to_numpy().astype(np.int64) - 1)
+            classes = frame["label"].unique().sort().to_list()
         relation = relation_of(
             frame.select("anchor", *(c for c in ("positive", "negative", "weight") if c in frame.columns))
         )
-        return cls(anchors, positives, negatives, labels, content_ids(anchors), relation)
+        sources = frame["source"].fill_null("").to_list() if "source" in frame.columns else None
+        return cls(anchors, positives, negatives, labels, content_ids(anchors), relation, sources, classes)
 
     def __len__(self) -> int:
         return len(self.anchors)

@@ -94,7 +94,7 @@ def _finding(code: str, message: str, rows: pl.Series | None = None, count: int 
 def _empties(samples: Samples) -> list[Finding]:
     found = []
     for role in samples.columns:
-        if role in ("split", "time", "id", "group"):
+        if role in ("split", "time", "id", "group", "source"):
             continue
         column = samples.frame[role]
         empty = _empty(column)
@@ -170,7 +170,7 @@ def _pairs(samples: Samples) -> list[Finding]:
 
 
 def _rows(samples: Samples) -> list[Finding]:
-    roles = [r for r in samples.columns if r not in ("id", "time", "weight", "group")]
+    roles = [r for r in samples.columns if r not in ("id", "time", "weight", "group", "source")]
     first = samples.frame.unique(subset=roles, keep="first", maintain_order=True)
     again = samples.frame.join(first, on="row", how="anti", maintain_order="left")["row"]
     found = _finding("duplicate-rows", f"{len(again)} rows repeat an earlier one", again)
@@ -275,7 +275,7 @@ def clean(samples: Samples) -> Samples:
         known = frame.group_by("anchor").agg(known=pl.col("positive").explode())
         frame = frame.join(known, on="anchor", how="left", maintain_order="left")
         frame = frame.with_columns(pl.col("negative").list.set_difference("known").list.sort()).drop("known")
-    roles = [r for r in samples.columns if r not in ("id", "time", "weight", "group")]
+    roles = [r for r in samples.columns if r not in ("id", "time", "weight", "group", "source")]
     frame = frame.unique(subset=roles, keep="first", maintain_order=True)
     if samples.has("split"):
         frame = _without_leaks(frame, paired=samples.has("positive"))

@@ -32,6 +32,7 @@ ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "group": ("group", "groupid", "cluster"),
         "split": ("split", "fold", "partition"),
         "time": ("time", "timestamp", "date", "datetime"),
+        "source": ("source", "dataset"),
     }
 )  # fmt: skip
 TEXTS = ("anchor", "positive", "negative")

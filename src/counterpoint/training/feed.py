@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 from torch import Tensor
 
+from counterpoint.data.deal import Order
 from counterpoint.errors import Refusal
 from counterpoint.training.state import Place
 from counterpoint.types import Batch
@@ -32,20 +33,9 @@ class Feed:
     between: Callable[[int], dict[str, Tensor]] | None = None
 
 
-def shuffled(rows: int, batch: int, seed: int, epoch: int) -> Iterator[np.ndarray]:
-    """Row numbers of the batches of one epoch: a fresh shuffle, the last short batch left out.
-
-    >>> [at.tolist() for epoch in (0, 1) for at in shuffled(5, 5, 0, epoch)]
-    [[2, 4, 3, 0, 1], [1, 4, 3, 0, 2]]
-    """
-    order = np.random.default_rng([seed, epoch]).permutation(rows)
-    for start in range(0, rows - batch + 1, batch):
-        yield order[start : start + batch]
-
-
-def plain(take: Callable[[np.ndarray], Batch], rows: int, batch: int, seed: int) -> Feed:
-    """Fresh shuffles of so many rows, one epoch after another."""
-    return Feed(lambda epoch, _tables: shuffled(rows, batch, seed, epoch), lambda at, _tables: take(at))
+def plain(take: Callable[[np.ndarray], Batch], order: Order) -> Feed:
+    """Batches in an order that no table changes."""
+    return Feed(lambda epoch, _tables: order(epoch), lambda at, _tables: take(at))
 
 
 def stream(feed: Feed, place: Place, accumulate: int) -> Iterator[list[np.ndarray]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import polars as pl
 from rich.table import Table
 
 from counterpoint.data.lint import Finding
@@ -12,6 +13,8 @@ from counterpoint.data.roles import Samples
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.prepare import inspect
 from counterpoint.verbs.settings import Run
+
+SOURCES = 12  # lines of the table of sources
 
 
 def check(data: object, *, quiet: bool = False, **settings: Any) -> tuple[Finding, ...]:
@@ -44,8 +47,24 @@ def show_data(samples: Samples, screen: Screen) -> None:
         first = (cell[0] if len(cell) else "") if hasattr(cell, "__len__") and not isinstance(cell, str) else cell
         table.add_row(role, _plain(column), _plain(first))
     screen.console.print(table)
+    if samples.has("source"):
+        show_sources(samples, screen)
     left = f"; not used: {', '.join(samples.unused)}" if samples.unused else ""
     screen.say(f"{len(samples):,} rows in {samples.source}{left}")
+
+
+def show_sources(samples: Samples, screen: Screen) -> None:
+    """How many rows each source has, and which: rows of several files are numbered through."""
+    found = samples.frame.group_by("source", maintain_order=True).agg(
+        rows=pl.len(), first=pl.col("row").min() + 1, last=pl.col("row").max() + 1
+    )
+    table = Table("source", "rows", "numbered", box=None, pad_edge=False, padding=(0, 2))
+    for name, rows, first, last in found.head(SOURCES).rows():
+        span = f"{first:,} to {last:,}" if last - first + 1 == rows else "here and there"
+        table.add_row(_plain(name), f"{rows:,}", span)
+    screen.console.print(table)
+    if len(found) > SOURCES:
+        screen.say(f"... and {len(found) - SOURCES:,} more sources")
 
 
 def _plain(value: object) -> str:

@@ -17,6 +17,7 @@ import torch
 
 from counterpoint._ops.world import count
 from counterpoint.data.batches import TextRows
+from counterpoint.data.orders import used
 from counterpoint.encoders.adapt import lora, merge
 from counterpoint.encoders.layers import freeze
 from counterpoint.encoders.text import TextEncoder, autocast, embed
@@ -26,7 +27,7 @@ from counterpoint.evaluation.tasks import Measured, Retrieval
 from counterpoint.evaluation.verdict import judge, value_of
 from counterpoint.interrupts import politely
 from counterpoint.training import journal, rates
-from counterpoint.training.feed import plain
+from counterpoint.training.feed import Feed, plain
 from counterpoint.training.health import Health
 from counterpoint.training.loop import Schedule, train
 from counterpoint.training.machine import pick_device
@@ -37,8 +38,9 @@ from counterpoint.training.state import History, Saving
 from counterpoint.verbs import folder
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
+from counterpoint.verbs.orders import make_order, needs_tables, order_arguments, refuse_missing, tables_of
 from counterpoint.verbs.plan import Plan, make_plan, show_plan
-from counterpoint.verbs.prepare import prepare
+from counterpoint.verbs.prepare import files_of, prepare
 from counterpoint.verbs.recipes import arguments_of, choose, function_of
 from counterpoint.verbs.settings import Run, layers_to_freeze
 from counterpoint.verbs.tasks import corpus_texts, tasks
@@ -66,9 +68,12 @@ class Job:
         name, self.choice = choose(self.prepared.samples, run.recipe)
         self.recipe = function or function_of(name)
         arguments = arguments_of(self.recipe, run.settings)
+        order_arguments(run)  # refused before a model is loaded
+        refuse_missing(run, self.prepared.samples)
         stem = Path(name.rpartition(":")[2]).name
         settings = {name: value for name, value in asdict(run).items() if name != "out"}
-        source = str(Path(data).resolve()) if isinstance(data, str | Path) else None
+        paths = [Path(data)] if isinstance(data, str | Path) else files_of(data)
+        source = [str(path.resolve()) for path in paths] if paths else None
         self.begun = json.loads(json.dumps({"data": source, "settings": settings}, default=str))
         data_name = self.prepared.samples.source.split(".")[0]
         self.out = Path(run.out) if run.out else Path(same(str(folder.next_name(data_name, stem, begun=self.begun))))
@@ -93,6 +98,8 @@ class Job:
         torch.manual_seed(run.seed)  # of what the recipe adds, such as a head
         self.rows = TextRows.of(self.prepared.split.part("train"))
         self.method = make_method(self.recipe, self.encoder, self.rows, arguments)
+        batch = min(run.batch, len(self.rows))
+        epoch = used(make_order(run, self.rows, batch=batch), len(self.rows))
         evaluated = 2 * self.task.texts() + (self.dev.texts() * (run.evaluations + 1) if self.dev else 0)
         why = self.choice.why if run.recipe == "auto" else "as you asked"
         self.plan = make_plan(
@@ -106,6 +113,7 @@ class Job:
             metric=self.choice.metric,
             arguments=arguments,
             evaluated=evaluated,
+            epoch=epoch,
         )
         show_plan(self.plan, self.prepared, self.task.sizes(), str(self.out), screen)
         self.lexical: Measured | None = None
@@ -152,7 +160,7 @@ class Job:
         with self.screen.stage("training", total=1.0) as bar:
             self.history = train(
                 self.method,
-                plain(self.rows.take, len(self.rows), self.plan.batch, self.run.seed),
+                self._feed(),
                 schedule,
                 split=Split(self.plan.batch, count(), self.run.micro),
                 seed=self.run.seed,
@@ -170,6 +178,17 @@ class Job:
             self.screen.say(f"  dev has not improved {schedule.patience} times in a row: stopped early", style="dim")
         self.screen.say(f"  {len(h.loss)} steps in {h.seconds:.0f} s of training; kept step {h.best_step}", style="dim")
         return h
+
+    def _feed(self) -> Feed:
+        """The rows in the order that was asked for; one that reads the current model is made anew before each epoch."""
+        run, rows, batch = self.run, self.rows, self.plan.batch
+        if not needs_tables(run):
+            return plain(rows.take, make_order(run, rows, batch=batch))
+        return Feed(
+            lambda epoch, tables: make_order(run, rows, batch=batch, tables=tables)(epoch),
+            lambda at, _tables: rows.take(at),
+            lambda _epoch: tables_of(self.encoder, rows, precision=self.plan.precision),
+        )
 
     def _to_raise(self) -> Callable[[], float] | None:
         """What chooses the step that is kept: dev, a score without labels of some training rows, or nothing."""

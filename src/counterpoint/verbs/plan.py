@@ -14,6 +14,7 @@ from rich.table import Table
 
 from counterpoint._ops.world import alone, count
 from counterpoint.data.batches import TextRows
+from counterpoint.data.orders import Used
 from counterpoint.encoders.text import TextEncoder, embed, missing_prompts
 from counterpoint.errors import Refusal
 from counterpoint.training.machine import memory_bytes, memory_free, pick_precision
@@ -21,6 +22,7 @@ from counterpoint.training.method import Method
 from counterpoint.training.processes import Split, first_decides, same
 from counterpoint.training.rates import groups, passes
 from counterpoint.verbs.console import Screen
+from counterpoint.verbs.orders import order_line
 from counterpoint.verbs.prepare import Prepared
 from counterpoint.verbs.settings import Run
 
@@ -59,6 +61,7 @@ class Plan:
     accumulate: int
     schedule: str
     trained: str
+    order: str
 
 
 def measure_lengths(
@@ -129,6 +132,7 @@ def make_plan(
     metric: str,
     arguments: dict,
     evaluated: int,
+    epoch: Used,
 ) -> Plan:
     """Decide everything that was left open.
 
@@ -143,6 +147,7 @@ def make_plan(
         metric: the one that decides.
         arguments: of the recipe.
         evaluated: how many texts are encoded for all evaluations together.
+        epoch: what an epoch of the run's order uses of the rows.
 
     Raises:
         Refusal: a batch that does not fit the memory, with the one that would.
@@ -155,7 +160,7 @@ def make_plan(
     split = Split(batch, count(), run.micro).check()
     lengths, counts = measure_lengths(encoder, prepared, run)
     encoder.lengths = {role: int(entry["tokens"]) for role, entry in lengths.items()}
-    steps, epochs = _steps(run, len(rows), batch)
+    steps, epochs = _steps(run, epoch.batches)
     head = run.head_lr / run.lr if run.head_lr else None
     groups(dict(method.modules.items()), weight_decay=0.0, layer_decay=run.layer_decay, head=head)  # refuses in time
     load = measure_load(encoder, method, rows)
@@ -185,7 +190,7 @@ def make_plan(
     return Plan(
         recipe, why, arguments, metric, run.model, device, precision, steps, run.minutes, epochs, batch, run.micro,
         str(split), int(load.candidates * batch) - 1, run.lr, lengths, counts, total / 60, takes(batch), tuple(warnings),
-        run.accumulate, run.schedule, what_trains(encoder, run),
+        run.accumulate, run.schedule, what_trains(encoder, run), order_line(run, epoch),
     )  # fmt: skip
 
 
@@ -201,9 +206,12 @@ def what_trains(encoder: TextEncoder, run: Run) -> str:
     return f"{trained:,} of {total:,} weights: {'; '.join(how)}"
 
 
-def _steps(run: Run, rows: int, batch: int) -> tuple[int, float]:
+def _steps(run: Run, batches: int) -> tuple[int, float]:
     """Updates and passes over the data; with only a time budget the steps have no bound of their own."""
-    a_pass = max(1, rows // batch) / run.accumulate
+    if not batches:
+        came, remedy = "none in an epoch", "a smaller --batch, or --order shuffled"
+        raise Refusal(f"rows that fill a batch of {run.batch}", came, where=f"--order {run.order}", remedy=remedy)
+    a_pass = batches / run.accumulate
     if run.steps is None and run.epochs is None:
         steps = max(1, int(a_pass)) if run.minutes is None else 10**9
     else:
@@ -261,6 +269,7 @@ def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, 
         **({"weights that train": plan.trained} if plan.trained else {}),
         "batch": f"{plan.split} rows{through}; negatives per anchor up to {plan.negatives}",
         **({"an update": _accumulation(plan)} if plan.accumulate > 1 else {}),
+        "order": plan.order,
         "lengths": lengths,
         "expected": f"{plan.expected_minutes:.1f} minutes, {plan.expected_memory / 1e9:.1f} GB of memory",
         "run folder": out,

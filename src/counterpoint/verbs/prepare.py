@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from counterpoint.data.lint import Finding, accept, clean, lint
 from counterpoint.data.matches import read_matches
 from counterpoint.data.roles import Samples, assign
+from counterpoint.data.several import names_of, together
 from counterpoint.data.sources import read
 from counterpoint.data.splits import Split, split
 from counterpoint.errors import Refusal, closest
@@ -26,22 +28,35 @@ class Prepared:
 
 def name_of(data: object) -> str:
     """The name of the data for messages and folders."""
+    if (paths := files_of(data)) is not None:
+        return " + ".join(path.name for path in paths)
     return Path(data).name if isinstance(data, str | Path) else "data"
+
+
+def files_of(data: object) -> list[Path] | None:
+    """The paths of data that are several files."""
+    if isinstance(data, list | tuple) and data and all(isinstance(item, str | Path) for item in data):
+        return [Path(item) for item in data]
+    return None
 
 
 def inspect(data: object, run: Run, *, checked: bool = False) -> tuple[Samples, tuple[Finding, ...]]:
     """Read the data, give the columns roles, and lint, unless that is done."""
     ignored = [column for role, column in run.roles.items() if role.startswith("ignore:")]
-    frame = read(data, delimiter=run.delimiter)
-    unknown = next((c for c in ignored if c not in frame.columns), None)
+    files = files_of(data) or []
+    names = names_of(files) if len(files) > 1 else []
+    paths: Sequence[object] = files or [data]
+    frames = [read(path, delimiter=run.delimiter) for path in paths]
+    there = [column for frame in frames for column in frame.columns]
+    unknown = next((c for c in ignored if c not in there), None)
     if unknown is not None:
-        raise Refusal(
-            "a column for --ignore", f"'{unknown}'", where=name_of(data), remedy=closest(unknown, frame.columns)
-        )
-    kept = [c for c in frame.columns if c not in ignored]
+        raise Refusal("a column for --ignore", f"'{unknown}'", where=name_of(data), remedy=closest(unknown, there))
     given = {role: column for role, column in run.roles.items() if not role.startswith("ignore:")}
-    samples = assign(frame.select(kept), given, source=name_of(data))
-    samples = read_matches(samples, run.match)
+    parts = [
+        assign(frame.select(c for c in frame.columns if c not in ignored), given, source=name_of(path))
+        for frame, path in zip(frames, paths, strict=True)
+    ]
+    samples = read_matches(together(parts, names) if names else parts[0], run.match)
     return samples, () if checked else lint(samples)
 
 

@@ -127,8 +127,8 @@ def _own(recipe: str) -> Callable:
     return function
 
 
-def arguments_of(function: Callable, given: Mapping[str, Any]) -> dict[str, Any]:
-    """All arguments of a recipe with the values they will have: its defaults, then what was set, checked by type.
+def arguments_of(function: Callable, given: Mapping[str, Any], *, flag: str = "--set") -> dict[str, Any]:
+    """All arguments of a recipe or an order with the values they will have: its defaults, then what was set, checked by type.
 
     Raises:
         Refusal: for an argument that the recipe does not have, or a value of another type.
@@ -139,7 +139,7 @@ def arguments_of(function: Callable, given: Mapping[str, Any]) -> dict[str, Any]
     hints = _hints_of(function)
     values = {name: parameter.default for name, parameter in known.items()}
     for name, value in given.items():
-        where = f"--set {short(f'{name}={value}')}"
+        where = f"{flag} {short(f'{name}={value}')}"
         if name not in known:
             raise Refusal(f"an argument of {function.__name__}", f"'{name}'", where=where, remedy=closest(name, known))
         values[name] = _as_type(value, hints.get(name, type(known[name].default)), where)
@@ -147,7 +147,7 @@ def arguments_of(function: Callable, given: Mapping[str, Any]) -> dict[str, Any]
             raise Refusal(f"a {name} above 0", short(str(value)), where=where)
     missing = next((name for name, value in values.items() if value is inspect.Parameter.empty), None)
     if missing is not None:
-        raise Refusal(f"a value for the argument '{missing}'", "none", remedy=f"--set {missing}=VALUE")
+        raise Refusal(f"a value for the argument '{missing}'", "none", remedy=f"{flag} {missing}=VALUE")
     return values
 
 

@@ -31,4 +31,5 @@ def resume(run: str | Path, *, quiet: bool = False) -> Trained | None:
             "a run that began with a file", "one that began with data in memory", where=str(run), remedy=remedy
         )
     settings = {**known["settings"], "allow": tuple(known["settings"]["allow"]), "out": str(place)}
-    return fit(Path(known["data"]), quiet=quiet, **settings)
+    files = [Path(path) for path in known["data"]]
+    return fit(files if len(files) > 1 else files[0], quiet=quiet, **settings)

@@ -82,6 +82,8 @@ class Run:
         batch: rows an update; each of the others in it serves as a negative.
         micro: texts that the encoder sees at a time; None: all of a batch. The loss sees the whole batch either way, with
             the same gradient; a step takes memory for `micro` texts, and about a third more time.
+        order: how batches are put together, one of `counterpoint.data.orders`. order_settings: its arguments.
+            source_weights: source -> how many times as often its rows are drawn.
         lr: peak learning rate.
         schedule: of the rate after it has risen for a tenth of the run: "linear" or "cosine" to 0, or "constant".
         layer_decay: each layer's rate is this times that of the layer above it; embeddings are lowest. 1: one rate for all.
@@ -116,6 +118,9 @@ class Run:
     minutes: float | None = None
     batch: int = 64
     micro: int | None = None
+    order: str = "shuffled"
+    order_settings: Mapping[str, Any] = field(default_factory=dict)
+    source_weights: Mapping[str, float] = field(default_factory=dict)
     lr: float = 5e-5
     schedule: str = "linear"
     layer_decay: float = 1.0
@@ -186,10 +191,14 @@ class Run:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
                 raise Refusal("a whole number" if kind is Integral else "a number", repr(value), where=flag_of(name))
-        for name in ("recipe", "model", "precision", "device", "schedule"):
+        for name in ("recipe", "model", "precision", "device", "schedule", "order"):
             if not isinstance(getattr(self, name), str | PurePath):
                 remedy = "a recipe of your own is named by path/to/file.py:function" if name == "recipe" else None
                 raise Refusal("a text", type(getattr(self, name)).__name__, where=f"--{name}", remedy=remedy)
+        for source, weight in self.source_weights.items():
+            number = isinstance(weight, Real) and not isinstance(weight, bool)
+            if not (number and math.isfinite(weight) and weight > 0):
+                raise Refusal("a weight above 0", repr(weight), where=f"--source-weight {source}")
         for role, prompt in self.prompts.items():
             if not isinstance(prompt, str):
                 raise Refusal("a text", repr(prompt), where=f"--prompt {role}")
