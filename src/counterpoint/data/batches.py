@@ -1,4 +1,4 @@
-"""Training rows as columns of text with identities, and batches of them."""
+"""Training rows as columns of items with identities, and batches of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from counterpoint.data.identity import content_id, content_ids
+from counterpoint.data.items import TEXTS, Items
 from counterpoint.types import Batch, Relation
 
 
-def relation_of(frame: pl.DataFrame) -> Relation:
+def relation_of(frame: pl.DataFrame, items: Items = TEXTS) -> Relation:
     """The labelled pairs of a table as edges by content identity; listed negatives have grade 0.
 
+    >>> from counterpoint.data.identity import content_id
     >>> relation_of(pl.DataFrame({"anchor": ["a"], "positive": [["b"]]})).positives(content_id("a")) == {content_id("b"): 1}
     True
     """
@@ -25,24 +26,25 @@ def relation_of(frame: pl.DataFrame) -> Relation:
     for role in ("positive", "negative"):
         if role not in frame.columns:
             continue
-        for text, others, weight in zip(frame["anchor"], frame[role].to_list(), weights, strict=True):
-            anchor += [content_id(text)] * len(others)
-            candidate += [content_id(other) for other in others]
+        for known, others, weight in zip(items.ids(frame["anchor"]), frame[role].to_list(), weights, strict=True):
+            anchor += [known] * len(others)
+            candidate += items.ids(others)
             grade += [weight if role == "positive" else 0.0] * len(others)
     return Relation.of(anchor, candidate, grade)
 
 
 @dataclass(frozen=True)
-class TextRows:
+class Rows:
     """Rows to train on.
 
     Args:
-        anchors: one text a row.
-        positives: a list of texts a row, empty where the data have none.
+        anchors: one key a row; a text is its own key.
+        positives: a list of keys a row, empty where the data have none.
         negatives: likewise.
         labels: class numbers, or None.
         ids: content ids of the anchors.
         relation: all labelled pairs of these rows.
+        items: what the keys stand for.
     """
 
     anchors: list[str]
@@ -51,9 +53,10 @@ class TextRows:
     labels: Int[Tensor, " n"] | None
     ids: Int[Tensor, " n"]
     relation: Relation
+    items: Items = TEXTS
 
     @classmethod
-    def of(cls, frame: pl.DataFrame) -> TextRows:
+    def of(cls, frame: pl.DataFrame, items: Items = TEXTS) -> Rows:
         """The rows of a table of roles."""
         nothing: list[list[str]] = [[] for _ in range(len(frame))]
         anchors = frame["anchor"].to_list()
@@ -63,9 +66,10 @@ class TextRows:
         if "label" in frame.columns:
             labels = torch.from_numpy(frame["label"].rank("dense").to_numpy().astype(np.int64) - 1)
         relation = relation_of(
-            frame.select("anchor", *(c for c in ("positive", "negative", "weight") if c in frame.columns))
+            frame.select("anchor", *(c for c in ("positive", "negative", "weight") if c in frame.columns)), items
         )
-        return cls(anchors, positives, negatives, labels, content_ids(anchors), relation)
+        ids = torch.tensor(items.ids(anchors), dtype=torch.int64)
+        return cls(anchors, positives, negatives, labels, ids, relation, items)
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -76,8 +80,11 @@ class TextRows:
         batch = {
             "id": self.ids[rows],
             "row": rows,
-            "anchor": [self.anchors[i] for i in at],
-            "positive": [self.positives[i] for i in at],
-            "negative": [self.negatives[i] for i in at],
+            "anchor": self.items.take([self.anchors[i] for i in at]),
+            "positive": [self.items.take(self.positives[i]) for i in at],
+            "negative": [self.items.take(self.negatives[i]) for i in at],
         }
         return batch | ({"label": self.labels[rows]} if self.labels is not None else {})
+
+
+TextRows = Rows

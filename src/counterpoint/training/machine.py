@@ -63,10 +63,12 @@ def memory_bytes(encoder: nn.Module, tokens: int, squares: int) -> int:
 
     Args:
         encoder: the model.
-        tokens: of the whole batch, padding included.
+        tokens: of the whole batch, padding included; rows, where the model says itself what a row takes.
         squares: sum of the squares of the lengths of its texts: what attention with dropout keeps.
     """
     weights = sum(p.numel() for p in encoder.parameters())
+    if (own := getattr(encoder, "bytes_per_row", None)) is not None:
+        return PROCESS + PER_WEIGHT * weights + tokens * own
     configs: list[Any] = [getattr(module, "config", None) for module in encoder.modules()]
     config = next((c for c in configs if hasattr(c, "num_hidden_layers")), None)
     layers, width, heads = 1, 1024, 16

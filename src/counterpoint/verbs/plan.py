@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 import torch
 from rich.table import Table
 
-from counterpoint.data.batches import TextRows
+from counterpoint.data.batches import Rows
+from counterpoint.encoders.encoder import Encoder
 from counterpoint.encoders.text import TextEncoder, embed, missing_prompts
 from counterpoint.errors import Refusal
 from counterpoint.training.machine import memory_bytes, memory_free, pick_precision
 from counterpoint.training.method import Method
+from counterpoint.types import items_of
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.prepare import Prepared
 from counterpoint.verbs.settings import Run
@@ -55,9 +57,11 @@ class Plan:
 
 
 def measure_lengths(
-    encoder: TextEncoder, prepared: Prepared, run: Run
+    encoder: Encoder, prepared: Prepared, run: Run
 ) -> tuple[dict[str, dict[str, float]], dict[str, list[int]]]:
-    """For each role how many tokens its texts keep and what share of them is cut."""
+    """For each role how many tokens its texts keep and what share of them is cut; nothing for what has no tokens."""
+    if not isinstance(encoder, TextEncoder):
+        return {}, {}
     frame = prepared.split.part("train")
     generator = np.random.default_rng(run.seed)
     lengths: dict[str, dict[str, float]] = {}
@@ -84,14 +88,14 @@ class Load:
     candidates: float
 
 
-def measure_load(encoder: TextEncoder, method: Method, rows: TextRows) -> Load:
+def measure_load(encoder: Encoder, method: Method, rows: Rows) -> Load:
     """The load of a row, from the method's own views of a few rows."""
     count = min(LOADED, len(rows))
     views = method.views(rows.take(np.arange(count)), torch.Generator().manual_seed(0))
     lengths = []
     for view in views.values():
         limit = encoder.lengths.get(view["role"], encoder.longest)
-        lengths.append([min(n, limit) for n in encoder.count_tokens(view["text"], view["role"])])
+        lengths.append([min(n, limit) for n in encoder.count_tokens(items_of(view), view["role"])])
     texts = sum(len(view) for view in lengths)
     tokens = sum(sum(view) for view in lengths)
     squares = sum(n * n for view in lengths for n in view)
@@ -99,23 +103,22 @@ def measure_load(encoder: TextEncoder, method: Method, rows: TextRows) -> Load:
     return Load(texts / count, PADDING * tokens / count, PADDING**2 * squares / count, others / count)
 
 
-def seconds_per_token(encoder: TextEncoder, texts: Sequence[str], role: str, precision: str) -> float:
-    """Forward time a token, measured on a few texts after a first pass that does not count."""
-    texts = list(texts[:TRIAL])
-    embed(encoder, texts, role, precision=precision)
+def seconds_per_token(encoder: Encoder, items: Any, role: str, precision: str) -> float:
+    """Forward time a token, measured on a few items after a first pass that does not count."""
+    embed(encoder, items, role, precision=precision)
     started = time.perf_counter()
-    embed(encoder, texts, role, precision=precision)
+    embed(encoder, items, role, precision=precision)
     limit = encoder.lengths.get(role, encoder.longest)
-    counted = sum(min(c, limit) for c in encoder.count_tokens(texts, role))
+    counted = sum(min(c, limit) for c in encoder.count_tokens(items, role))
     return (time.perf_counter() - started) / max(counted, 1)
 
 
 def make_plan(
     run: Run,
     prepared: Prepared,
-    encoder: TextEncoder,
+    encoder: Encoder,
     method: Method,
-    rows: TextRows,
+    rows: Rows,
     *,
     recipe: str,
     why: str,
@@ -140,7 +143,8 @@ def make_plan(
     Raises:
         Refusal: a batch that does not fit the memory, with the one that would.
     """
-    batch, warnings = min(run.batch, len(rows)), []
+    batch, warnings, lr = min(run.batch, len(rows)), [], run.lr
+    assert lr is not None  # see Run.for_kind
     if batch < run.batch:
         warnings.append(f"batch {run.batch} is more than the {len(rows)} training rows; {batch} is used")
     device = str(encoder.device)
@@ -156,18 +160,19 @@ def make_plan(
         return kept + memory_bytes(encoder, int(share * load.tokens), int(share * load.squares))
 
     _refuse_too_large(takes, batch, memory_free(device), run.micro)
-    pace = seconds_per_token(encoder, rows.anchors, "anchor", precision)
+    pace = seconds_per_token(encoder, rows.items.take(rows.anchors[:TRIAL]), "anchor", precision)
     passes = BACKWARD + 1 if run.micro else BACKWARD  # caching encodes once more
     training = passes * pace * load.tokens * batch * steps if run.minutes is None else 60 * run.minutes
     total = training + pace * evaluated * load.tokens / load.texts
-    if (typed := missing_prompts(encoder, run.model)) is not None:
+    typed = missing_prompts(encoder, str(run.model)) if isinstance(encoder, TextEncoder) else None
+    if typed is not None:
         warnings.append(f"models of this family lose quality without prompts: add {typed}")
     for name, entry in lengths.items():
         if entry["cut"] > 1 - COVERED:
             warnings.append(f"{entry['cut']:.0%} of the {name} texts are cut at {entry['tokens']} tokens")
     return Plan(
-        recipe, why, arguments, metric, run.model, device, precision, steps, run.minutes, epochs, batch, run.micro,
-        int(load.candidates * batch) - 1, run.lr, lengths, counts, total / 60, takes(batch), tuple(warnings),
+        recipe, why, arguments, metric, str(run.model), device, precision, steps, run.minutes, epochs, batch, run.micro,
+        int(load.candidates * batch) - 1, lr, lengths, counts, total / 60, takes(batch), tuple(warnings),
     )  # fmt: skip
 
 
@@ -210,7 +215,8 @@ def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, 
     lengths = "; ".join(f"{r} {e['tokens']} tokens ({e['cut']:.0%} of texts cut)" for r, e in plan.lengths.items())
     steps = f"{plan.steps} steps, {plan.epochs:.2g} passes over the data" if plan.steps < 10**9 else ""
     budget = f"{plan.minutes:g} minutes" if plan.minutes else ""
-    through = f", {plan.micro} texts at a time through the encoder" if plan.micro else ""
+    noun = "texts" if plan.lengths else "rows"
+    through = f", {plan.micro} {noun} at a time through the encoder" if plan.micro else ""
     rows = {
         "training method": f"{plan.recipe} ({plan.why})",
         "its arguments": ", ".join(f"{k}={v}" for k, v in plan.arguments.items()) or "none",
@@ -220,7 +226,7 @@ def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, 
         "device": f"{plan.device}, {plan.precision} products",
         "training": ", ".join(x for x in (steps, budget) if x) + f"; learning rate {plan.lr:g}",
         "batch": f"{plan.batch} rows{through}; up to {plan.negatives} negatives per anchor",
-        "lengths": lengths,
+        **({"lengths": lengths} if lengths else {}),
         "expected": f"{plan.expected_minutes:.1f} minutes, {plan.expected_memory / 1e9:.1f} GB of memory",
         "run folder": out,
     }
