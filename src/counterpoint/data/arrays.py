@@ -138,7 +138,7 @@ def to_keys(columns: Mapping[str, pl.Series], where: Mapping[str, str]) -> tuple
             raise Refusal(f"arrays of the anchor's shape, {wanted}", came, where=where[role], remedy=remedy)
         at = np.repeat(np.arange(len(column)), counts)
         store = Arrays.of(rows[:0], [])[0] if store is None else store
-        store, found = store.added(rows, at[whole] + 1, "" if role == "anchor" else role)
+        store, found = store.added(rows, (at[whole] + 1).tolist(), "" if role == "anchor" else role)
         flat_keys = np.full(len(at), MISSING, dtype=object)
         flat_keys[whole] = found
         if role == "anchor":

@@ -148,6 +148,13 @@ def _arrays(samples: Samples) -> list[Finding]:
     return found
 
 
+def _known(samples: Samples) -> Samples:
+    """Without arrays that are not finite: they share one key and are no repetition of each other."""
+    if not isinstance(samples.items, Arrays):
+        return samples
+    return samples.with_frame(samples.frame.filter(pl.col("anchor") != MISSING))
+
+
 def _texts(samples: Samples) -> list[Finding]:
     if isinstance(samples.items, Arrays):
         return []
@@ -244,7 +251,8 @@ def _splits(samples: Samples) -> list[Finding]:
     return found
 
 
-CHECKS: tuple[Callable[[Samples], list[Finding]], ...] = (_empties, _texts, _arrays, _pairs, _rows, _labels, _splits)
+OF_CELLS = (_empties, _texts, _arrays)
+CHECKS: tuple[Callable[[Samples], list[Finding]], ...] = (*OF_CELLS, _pairs, _rows, _labels, _splits)
 
 
 def lint(samples: Samples) -> tuple[Finding, ...]:
@@ -254,7 +262,8 @@ def lint(samples: Samples) -> tuple[Finding, ...]:
     >>> [f.code for f in lint(assign(pl.DataFrame({"query": ["a", "b"], "doc": ["c", "c"]})))]
     ['no-negatives', 'too-few-rows']
     """
-    found = [finding for check in CHECKS for finding in check(samples)]
+    known = _known(samples)
+    found = [finding for check in CHECKS for finding in check(samples if check in OF_CELLS else known)]
     left = len(clean(samples))
     if left < FEWEST:
         found += _finding("too-few-rows", f"{left} usable rows of {len(samples)}", count=left)

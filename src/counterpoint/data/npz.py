@@ -22,13 +22,12 @@ def read_numpy(path: Path) -> pl.DataFrame:
     Raises:
         Refusal: a damaged file, objects, arrays without rows or of different lengths.
     """
-    with path.open("rb") as file:
-        whole = bool(file.read(1))
-    if not whole:
+    if not path.stat().st_size:
         raise Refusal("arrays", "an empty file", where=str(path))
     try:
-        found = np.load(path, allow_pickle=False)
-        arrays = {"anchor": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            arrays = {"anchor": found} if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
     except (ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         if "allow_pickle" in str(error) or "pickled" in str(error):
             remedy = "objects are pickled code and are not loaded; save arrays of numbers: array.astype('float32')"

@@ -76,16 +76,13 @@ class Model:
         """
         if k < 1:
             raise Refusal("at least 1 result", k, where="-k")
+        if isinstance(self.encoder, TextEncoder) and not (isinstance(query, str) and query.strip()):
+            came = "an empty text" if isinstance(query, str) else type(query).__name__
+            raise Refusal("words to search for", came)
         corpus = self._corpus()
         vectors = torch.from_numpy(corpus["vector"].to_numpy().copy())
         places = Embeddings.of(vectors)
-        if isinstance(self.encoder, TextEncoder):
-            if not isinstance(query, str) or not query.strip():
-                raise Refusal(
-                    "words to search for", "an empty text" if isinstance(query, str) else type(query).__name__
-                )
-            asked = Embeddings.of(torch.from_numpy(self.encode(query)), id=torch.tensor([-1]))
-        elif isinstance(query, np.ndarray | Tensor):
+        if isinstance(self.encoder, TextEncoder) or isinstance(query, np.ndarray | Tensor):
             asked = Embeddings.of(torch.from_numpy(self.encode(query))[:1], id=torch.tensor([-1]))
         else:
             at = _place(query, corpus, str(self.run))
