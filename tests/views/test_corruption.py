@@ -42,7 +42,9 @@ def test_every_feature_and_every_donor_has_its_turn() -> None:
     assert ((found > 0).sum(0) - 2000).abs().max() < 4 * 32
     counts = torch.stack([(found == k).sum() for k in range(1, 6)])
     assert (counts - 1600).abs().max() < 4 * 36
-    same = (found[:, :1] == found[:, 1:2]) & (found[:, :1] > 0)  # donors of two features are drawn apart: 1 in 5 are equal
+    same = (found[:, :1] == found[:, 1:2]) & (
+        found[:, :1] > 0
+    )  # donors of two features are drawn apart: 1 in 5 are equal
     both = (found[:, :2] > 0).all(1)
     assert 0.13 < same.sum() / both.sum() < 0.27
 

@@ -33,7 +33,10 @@ def test_numbers_by_plain_loops() -> None:
     salt = int(torch.empty((), dtype=torch.int64).random_(generator=seeded(3)))
     step, rows = 0x9E3779B97F4A7C15, [0, 5, 2**40]
     expected = [
-        [(splitmix64((splitmix64((salt + step * (r + 1)) & MASK) + step * (c + 1)) & MASK) >> 11) / 2**53 for c in (0, 1)]
+        [
+            (splitmix64((splitmix64((salt + step * (r + 1)) & MASK) + step * (c + 1)) & MASK) >> 11) / 2**53
+            for c in (0, 1)
+        ]
         for r in rows
     ]
     assert uniform(seeded(3), rows, 2).tolist() == expected
@@ -67,7 +70,9 @@ def test_they_are_uniform_and_uncorrelated_along(axis: str) -> None:
     if axis == "steps":
         numbers = torch.stack([uniform(generator, [3])[0] for _ in range(4000)]).numpy()
     else:
-        numbers = uniform(generator, range(4000) if axis == "rows" else [3], 1 if axis == "rows" else 4000).numpy().ravel()
+        numbers = (
+            uniform(generator, range(4000) if axis == "rows" else [3], 1 if axis == "rows" else 4000).numpy().ravel()
+        )
     assert 0 <= numbers.min()
     assert numbers.max() < 1
     assert kstest(numbers, "uniform").pvalue > 0.001
