@@ -73,7 +73,7 @@ def test_they_are_uniform_and_uncorrelated_along(axis: str) -> None:
         numbers = (
             uniform(generator, range(4000) if axis == "rows" else [3], 1 if axis == "rows" else 4000).numpy().ravel()
         )
-    assert 0 <= numbers.min()
+    assert numbers.min() >= 0
     assert numbers.max() < 1
     assert kstest(numbers, "uniform").pvalue > 0.001
     assert abs(np.corrcoef(numbers[:-1], numbers[1:])[0, 1]) < 0.06

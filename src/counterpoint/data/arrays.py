@@ -174,5 +174,5 @@ def _dense(column: pl.Series, where: str) -> tuple[np.ndarray, np.ndarray]:
             raise Refusal("arrays of one shape in every row", came, where=place, remedy="cut or pad them first")
         shape.append(int(lengths[0]) if len(lengths) else 1)
         column = column.explode()
-    numbers = column.cast(pl.Float64, strict=False).to_numpy()  # what is missing inside of an array is NaN
+    numbers = column.cast(pl.Float32, strict=False).to_numpy()  # what is missing inside of an array is NaN
     return numbers.reshape(count, *shape), whole

@@ -81,8 +81,8 @@ class Rows:
             "id": self.ids[rows],
             "row": rows,
             "anchor": self.items.take([self.anchors[i] for i in at]),
-            "positive": [self.items.take(self.positives[i]) for i in at],
-            "negative": [self.items.take(self.negatives[i]) for i in at],
+            "positive": [self.items.take(self.positives[i]) if self.positives[i] else [] for i in at],
+            "negative": [self.items.take(self.negatives[i]) if self.negatives[i] else [] for i in at],
         }
         return batch | ({"label": self.labels[rows]} if self.labels is not None else {})
 

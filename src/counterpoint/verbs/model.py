@@ -82,7 +82,7 @@ class Model:
         corpus = self._corpus()
         vectors = torch.from_numpy(corpus["vector"].to_numpy().copy())
         places = Embeddings.of(vectors)
-        if isinstance(self.encoder, TextEncoder) or isinstance(query, np.ndarray | Tensor):
+        if not isinstance(query, int) and (isinstance(self.encoder, TextEncoder) or not isinstance(query, str)):
             asked = Embeddings.of(torch.from_numpy(self.encode(query))[:1], id=torch.tensor([-1]))
         else:
             at = _place(query, corpus, str(self.run))
