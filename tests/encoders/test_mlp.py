@@ -25,7 +25,9 @@ def made(shape: tuple[int, ...] = (4,), sizes: Sizes = SMALL) -> MLP:
 def test_standardised_inputs_have_mean_0_and_deviation_1_and_constants_are_0() -> None:
     rows = torch.randn(500, 3) * torch.tensor([1.0, 1e-3, 1e6]) + torch.tensor([0.0, 1e3, 5.0])
     rows = torch.cat([rows, torch.full((500, 1), 0.1)], 1)
-    z = MLP((4,), SMALL).fitted(rows).standardised(rows)
+    encoder = MLP((4,), SMALL).fitted(rows)
+    z = encoder.standardised(rows)
+    assert encoder.scale[3] == 1, "what never changed is not divided by a rounding error"
     assert z.mean(0).abs().max() < 0.1
     assert torch.allclose(z[:, [0, 2]].std(0, correction=0), torch.ones(2), atol=1e-3)
     assert z[:, 3].tolist() == [0] * 500

@@ -39,10 +39,10 @@ def rows(count: int = 64, seed: int = 0) -> Rows:
     return Rows.of(samples.frame, samples.items)
 
 
-def method(name: str, data: Rows, dropout: float = 0.1) -> Method:
+def method(name: str, data: Rows, dropout: float = 0.1, **settings: float) -> Method:
     torch.manual_seed(0)
     encoder = MLP((2, 5), Sizes(hidden=32, depth=2, width=16, dropout=dropout))
-    return RECIPES[name](encoder.fitted(data.items.take(data.anchors)), data)
+    return RECIPES[name](encoder.fitted(data.items.take(data.anchors)), data, **settings)
 
 
 def loss_and_gradients(m: Method, batch: dict, precision: str = "fp32") -> tuple[float, dict[str, torch.Tensor]]:
@@ -104,10 +104,10 @@ def test_cached_gradients_are_those_of_the_whole_batch(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_learns_on_sixty_steps(name: str) -> None:
     data = rows(256)
-    m = method(name, data)
+    m = method(name, data, **({"temperature": 0.1} if name == "scarf" else {}))  # at 1 a loss of 32 rows is above 1.6
     schedule = Schedule(steps=60, lr=3e-3)
     history = train(m, data.take, len(data), schedule, batch=32, seed=0, autocast=autocast("cpu", "fp32"))
-    share = 0.98 if name == "scarf" else 0.9  # at a temperature of 1 no loss of 32 rows is below 1.64
+    share = 0.97 if name == "scarf" else 0.9  # what a row keeps says its centre, hardly which row it is
     assert np.mean(history.loss[-10:]) < share * np.mean(history.loss[:10])
 
 
@@ -140,7 +140,9 @@ def test_new_values_of_scarf_come_from_the_training_rows_of_the_same_feature() -
     views = m.views(data.take(np.arange(64)), torch.Generator().manual_seed(0))
     pool = data.items.take(data.anchors)
     for j in range(10):
-        assert torch.isin(views["second"]["array"].flatten(1)[:, j], pool.flatten(1)[:, j]).all()
+        first, second = (views[v]["array"].flatten(1)[:, j] for v in ("first", "second"))
+        assert torch.isin(second, pool.flatten(1)[:, j]).all()
+        assert len(second[second != first].unique()) > 15, "of many rows"
     assert m.model(m.modules) is m.modules["encoder"]
 
 

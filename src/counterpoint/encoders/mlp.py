@@ -75,9 +75,8 @@ class MLP(nn.Module):
         """The same encoder, with the mean and the deviation of these arrays to standardise by; a constant becomes 0."""
         flat = self._flat(items).double()
         deviation = flat.std(dim=0, correction=0)
-        still = (flat == flat[:1]).all(dim=0)
         self.mean.copy_(flat.mean(dim=0))  # type: ignore[operator]
-        self.scale.copy_(torch.where(still | (deviation == 0), 1.0, deviation))  # type: ignore[operator]
+        self.scale.copy_(torch.where(deviation == 0, 1.0, deviation))  # type: ignore[operator]
         return self
 
     def standardised(self, items: Any) -> Float[Tensor, "n features"]:
