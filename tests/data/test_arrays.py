@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +227,22 @@ def test_constant_numbers_are_named() -> None:
     (finding,) = lint(assign(read({"x": flat})))
     assert (finding.code, finding.level) == ("constant-numbers", "warn")
     assert "2 of 6 numbers of an array never change (numbers 2, 5)" in str(finding)
+
+
+class Trap:
+    """What runs when it is unpickled makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("file", ["a.npy", "a.npz"])
+def test_nothing_in_a_file_is_ever_run(file: str, tmp_path: Path) -> None:
+    objects = np.array([[Trap(tmp_path / "trap")]], dtype=object)
+    (tmp_path / file).write_bytes(npy(objects) if file == "a.npy" else npz(x=objects))
+    with pytest.raises(Refusal, match="objects"):
+        read(tmp_path / file)
+    assert not (tmp_path / "trap").exists()
