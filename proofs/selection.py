@@ -30,9 +30,10 @@ from torch import nn
 
 from counterpoint._ops.geometry import shared_neighbours
 from counterpoint._ops.unit import to_unit
+from counterpoint.data.orders import endless, shuffled
 from counterpoint.encoders.text import autocast
 from counterpoint.objectives.softmax import infonce
-from counterpoint.training.loop import Schedule, optimizer_for, orders
+from counterpoint.training.loop import Schedule, optimizer_for
 from counterpoint.training.machine import describe
 from counterpoint.training.method import Contrast, Method, step
 from counterpoint.training.selection import label_free, two_views
@@ -91,11 +92,11 @@ def run(seed: int, data: Sequence[torch.Tensor]) -> dict[str, object]:
     optimizer = optimizer_for(method, Schedule(steps=STEPS[-1], lr=lr))
     found: dict[str, list[float]] = {name: [] for name in (*SCORES, "accuracy")}
     before = None
-    stream = orders(len(x), batch, seed)
+    stream = endless(shuffled(len(x), batch=batch, seed=seed))
     for number in range(STEPS[-1] + 1):
         if number:
             at = torch.from_numpy(next(stream))
-            step(method, {"x": x[at], "id": at}, optimizer, generator=generator, autocast=fp32, clip=1.0)
+            step(method, [{"x": x[at], "id": at}], optimizer, generator=generator, autocast=fp32, clip=1.0)
         if number in STEPS:
             now = two_views(method, probe, seed=0, autocast=fp32)[0]
             found["successive"].append(math.nan if before is None else shared_neighbours(before, now, 10))

@@ -17,7 +17,7 @@ NOT_BETTER, INTERRUPTED = 3, 130
 app = typer.Typer(
     name="counterpoint",
     help="Train an embedding model on your own data, and see whether it is better than what you had.",
-    epilog="Start with 'counterpoint demo', or 'counterpoint check DATA' on a csv, tsv, jsonl or parquet file.",
+    epilog="Start with 'counterpoint demo', or 'counterpoint check DATA' on a csv, jsonl, parquet or npz file.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,10 +49,13 @@ Allow = Annotated[list[str] | None, typer.Option(metavar="CODE", help="Go on in 
 @app.command()
 def fit(
     data: Annotated[
-        list[Path], typer.Argument(help="One or more csv, tsv, jsonl or parquet files.", show_default=False)
+        list[Path],
+        typer.Argument(help="One or more csv, tsv, jsonl or parquet files, or an npz or npy file.", show_default=False),
     ],
     recipe: Annotated[str, typer.Option(help="Training method; 'auto' chooses by the roles of the data.")] = Run.recipe,
-    model: Annotated[str, typer.Option(help="A folder or a name.")] = Run.model,
+    model: Annotated[
+        str | None, typer.Option(help="A folder or a name [default: all-MiniLM-L6-v2; of arrays 'mlp'].")
+    ] = Run.model,
     out: Annotated[str | None, typer.Option(help="Run folder [default: runs/<data>-<recipe>-<n>].")] = None,
     steps: Annotated[int | None, typer.Option(help="Updates.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the data [default: 1].")] = None,
@@ -73,7 +76,7 @@ def fit(
     source_weight: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=NUMBER", help="How many times as often its rows are drawn.")
     ] = None,
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = Run.lr,
+    lr: Annotated[float | None, typer.Option(help="Peak learning rate [default: 5e-5; of arrays 1e-3].")] = Run.lr,
     schedule: Annotated[str, typer.Option(help="Of the rate: linear, cosine or constant.")] = Run.schedule,
     layer_decay: Annotated[
         float, typer.Option(help="Factor of the rate from a layer to the one below, such as 0.95.")
@@ -186,7 +189,8 @@ def resume(
 @app.command()
 def check(
     data: Annotated[
-        list[Path] | None, typer.Argument(help="One or more csv, tsv, jsonl or parquet files.", show_default=False)
+        list[Path] | None,
+        typer.Argument(help="One or more csv, tsv, jsonl or parquet files, or an npz or npy file.", show_default=False),
     ] = None,
     explain: Annotated[str | None, typer.Option(metavar="CODE", help="What a finding means and what to do.")] = None,
     anchor: Anchor = None,
@@ -247,14 +251,16 @@ def demo(
 @app.command()
 def search(
     run: Annotated[Path, typer.Argument(help="A run folder.", show_default=False)],
-    words: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
+    words: Annotated[str, typer.Argument(help="What to look for; of arrays a row number.", show_default=False)],
     k: Annotated[int, typer.Option("-k", help="How many.")] = 5,
 ) -> None:
-    """Search the corpus of a run: the texts that its test ranked against.
+    """Search the corpus of a run: the texts, or rows, that its test ranked against.
 
     Example:
 
       counterpoint search runs/demo-1 "read a csv file line by line"
+
+      counterpoint search runs/digits-supcon-1 17
     """
     from counterpoint.verbs.model import search as run_search
 

@@ -17,9 +17,20 @@ from counterpoint._ops.join import matches
 from counterpoint._ops.unit import to_unit
 from counterpoint._ops.world import rank
 
-# A mapping of columns of equal length. "id" is the content identity of each row, "row" its dense index in the data.
+# A mapping of columns of equal length. "id" is the content identity of each row, "row" its dense index in the data. The
+# items of a named batch stand under the name of their kind.
 Batch = Mapping[str, Any]
 PER_PROCESS = 2**40  # ids that rows without one get: far more than rows, and room for more processes than there are
+KINDS = ("text", "array")
+
+
+def items_of(batch: Batch) -> Any:
+    """What an encoder reads of a named batch: its texts, or its arrays as one tensor.
+
+    >>> items_of({"id": [1], "text": ["a"]})
+    ['a']
+    """
+    return next(batch[kind] for kind in KINDS if kind in batch)
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,10 @@ def broken(code: str) -> pl.DataFrame:
             data["query"] = [f"a very long text that is a document {i // 2} " * 5 for i in range(40)]
         case "damaged-text":
             data["doc"][2] = "caf\ufffd"
+        case "not-finite" | "constant-numbers":
+            data = {"x": [[float(i), i % 7, 2.5 if code == "constant-numbers" else i % 3] for i in range(40)]}
+            if code == "not-finite":
+                data["x"][6][1] = float("inf")
     return pl.DataFrame(data)
 
 
@@ -68,7 +72,7 @@ def test_each_code_is_found_in_the_row_that_shows_it(code: str) -> None:
     assert set(found) <= {code}, "another finding than the one that was planted"
     row = {"empty-text": 5, "leak": 3, "huge-text": 8, "duplicate-rows": 2, "damaged-text": 3, "missing-label": 4,
            "missing-number": 40, "negative-weight": 40, "positive-is-anchor": 10, "negative-is-positive": 40,
-           "empty-negative": 1, "shared-across-splits": 3}  # fmt: skip
+           "empty-negative": 1, "shared-across-splits": 3, "not-finite": 7}  # fmt: skip
     assert found[code].rows == ((row[code],) if code in row else ())
 
 

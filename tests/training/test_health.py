@@ -15,13 +15,14 @@ import torch
 from sklearn.datasets import load_digits
 from torch import nn
 
+from counterpoint.data.orders import endless, shuffled
 from counterpoint.encoders.text import autocast
 from counterpoint.objectives.softmax import infonce
 from counterpoint.objectives.spread import alignment
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.training.health import STREAKS, Health
-from counterpoint.training.loop import Schedule, optimizer_for, orders
+from counterpoint.training.loop import Schedule, optimizer_for
 from counterpoint.training.method import Contrast, Method, step
 from counterpoint.training.readings import COLUMNS, read, temperature_of
 from counterpoint.training.sample import evenly, matched, sample
@@ -76,18 +77,18 @@ def run(
     optimizer, generator = optimizer_for(method, Schedule(steps=steps, lr=lr)), torch.Generator().manual_seed(0)
     method.modules.train()
     losses = []
-    for number, at in zip(range(1, steps + 1), orders(len(DIGITS), batch, 0), strict=False):
-        outcome, norm = step(
+    for number, at in zip(range(1, steps + 1), endless(shuffled(len(DIGITS), batch=batch, seed=0)), strict=False):
+        done = step(
             replace(method, encode=encode),
-            take(torch.from_numpy(at)),
+            [take(torch.from_numpy(at))],
             optimizer,
             generator=generator,
             autocast=FP32,
             clip=1.0,
         )
-        losses.append(float(outcome.loss.detach()))
+        losses.append(done.loss)
         if health is not None:
-            health.observe(step=number, sets=kept, outcome=outcome, norm=norm, seconds=seconds)
+            health.observe(step=number, sets=kept, outcome=done.outcome, norm=done.norm, seconds=seconds)
     return losses
 
 

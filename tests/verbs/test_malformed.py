@@ -70,6 +70,13 @@ def model(without: tuple[str, ...] = (), **files: bytes) -> Make:
     return make
 
 
+def saved(array: np.ndarray) -> bytes:
+    """An npy file."""
+    whole = io.BytesIO()
+    np.save(whole, array)
+    return whole.getvalue()
+
+
 def cut_weights(here: Path, tiny: Path) -> None:
     model(model__safetensors=(tiny / "model.safetensors").read_bytes()[:-1000])(here, tiny)
 
@@ -143,7 +150,16 @@ FILES = [
     case("Excel sheet", "fit a.xlsx", ".xlsx", "csv in UTF-8", file="a.xlsx"),
     case("no ending", "fit data", ".csv, .tsv", "(data)", file="data"),
     case("json", "fit a.json", "jq -c", file="a.json", content="[]"),
-    case("arrays", "fit a.npz", "arrays", "a.npz", "not work yet", "counterpoint kinds", file="a.npz", content=b"PK"),
+    case("arrays", "fit a.npz", "arrays", "a.npz", "no numpy file", file="a.npz", content=b"PK"),
+    case("a text model for arrays", "fit a.npy --model m", "a model of arrays", "'m'", "mlp:depth=2",
+         file="a.npy", content=saved(np.random.default_rng(0).normal(size=(60, 3))), make=model()),
+    case("a prompt for arrays", ["fit", "a.npy", "--prompt", "anchor=q: "], "--prompt", "arrays",
+         file="a.npy", content=saved(np.random.default_rng(0).normal(size=(60, 3)))),
+    case("a corpus for arrays", "fit a.npy --corpus a.npy", "--corpus", "arrays",
+         file="a.npy", content=saved(np.random.default_rng(0).normal(size=(60, 3)))),
+    case("a size that no mlp has", "fit a.npy --model mlp:deep=2", "'deep'", "depth",
+         file="a.npy", content=saved(np.random.default_rng(0).normal(size=(60, 3)))),
+    case("SCARF for texts", "fit data.csv --recipe scarf", "arrays", "scarf", "--recipe auto"),
     case("images", "fit a.PNG", "images", "not work yet", "counterpoint kinds", file="a.PNG", content=b"\x89PNG"),
     case("empty file", "fit data.csv", "an empty file", "data.csv", content=""),
     case("mark and nothing else", "fit data.csv", "an empty file", content="\ufeff \n"),
@@ -605,7 +621,7 @@ OBJECTS = [
     ("columns of unequal length", {"query": ["a", "b"], "doc": ["c"]}, ("equal length", "'doc' (1)")),
     ("a text for a column", {"query": "abc", "doc": "def"}, ("a list of cells", "str", "'query'")),
     ("a number for a column", {"query": 1}, ("a list of cells", "int", "'query'")),
-    ("a matrix for a column", {"query": np.zeros((60, 3))}, ("one text a cell", "list", "'query'")),
+    ("a matrix for a column", {"query": np.zeros((60, 3))}, ("1 usable rows of 60",)),
     ("objects for texts", GOOD | {"query": [object()] * 60}, ("text", "Python objects", "'query'")),
     ("half a character", GOOD | {"query": ["q\ud83d"] * 60}, ("UTF-8", "half a character", r"\ud83d")),
     ("a text instead of a path", "query,doc\n" + "a,b\n" * 5000, ("no such file",)),
@@ -619,7 +635,9 @@ OBJECTS = [
     ("a frame with a name twice", pd.DataFrame([["a", "b"]] * 60, columns=["query", "query"]), ("'query' twice",)),
     ("one pandas column", pd.Series(["a"] * 60), ("Series",)),
     ("a lazy frame without its column", pl.LazyFrame(GOOD).select("page"), ("page",)),
-    ("an array", np.zeros((3, 3)), ("ndarray",)),
+    ("an array of three rows", np.zeros((3, 3)), ("too-few-rows", "usable rows of 3")),
+    ("numbers alone", np.zeros(60), ("[rows, numbers]", "x[:, None]")),
+    ("objects in an array", np.array([[{}]] * 60), ("real numbers", "objects", "'anchor'")),
 ]
 
 

@@ -1,4 +1,4 @@
-"""Training rows as columns of text with identities, and batches of them."""
+"""Training rows as columns of items with identities, and batches of them."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from counterpoint.data.identity import content_id, content_ids
+from counterpoint.data.items import TEXTS, Items
 from counterpoint.types import Batch, Relation
 
 
-def relation_of(frame: pl.DataFrame) -> Relation:
+def relation_of(frame: pl.DataFrame, items: Items = TEXTS) -> Relation:
     """The labelled pairs of a table as edges by content identity; listed negatives have grade 0.
 
+    >>> from counterpoint.data.identity import content_id
     >>> relation_of(pl.DataFrame({"anchor": ["a"], "positive": [["b"]]})).positives(content_id("a")) == {content_id("b"): 1}
     True
     """
@@ -25,26 +26,27 @@ def relation_of(frame: pl.DataFrame) -> Relation:
     for role in ("positive", "negative"):
         if role not in frame.columns:
             continue
-        for text, others, weight in zip(frame["anchor"], frame[role].to_list(), weights, strict=True):
-            anchor += [content_id(text)] * len(others)
-            candidate += [content_id(other) for other in others]
+        for known, others, weight in zip(items.ids(frame["anchor"]), frame[role].to_list(), weights, strict=True):
+            anchor += [known] * len(others)
+            candidate += items.ids(others)
             grade += [weight if role == "positive" else 0.0] * len(others)
     return Relation.of(anchor, candidate, grade)
 
 
 @dataclass(frozen=True)
-class TextRows:
+class Rows:
     """Rows to train on.
 
     Args:
-        anchors: one text a row.
-        positives: a list of texts a row, empty where the data have none.
+        anchors: one key a row; a text is its own key.
+        positives: a list of keys a row, empty where the data have none.
         negatives: likewise.
         labels: class numbers, or None.
         ids: content ids of the anchors.
         relation: all labelled pairs of these rows.
         sources: where each row comes from, or None.
         classes: the name of each class number, or None.
+        items: what the keys stand for.
     """
 
     anchors: list[str]
@@ -53,11 +55,12 @@ class TextRows:
     labels: Int[Tensor, " n"] | None
     ids: Int[Tensor, " n"]
     relation: Relation
+    items: Items = TEXTS
     sources: list[str] | None = None
     classes: list[str] | None = None
 
     @classmethod
-    def of(cls, frame: pl.DataFrame) -> TextRows:
+    def of(cls, frame: pl.DataFrame, items: Items = TEXTS) -> Rows:
         """The rows of a table of roles."""
         nothing: list[list[str]] = [[] for _ in range(len(frame))]
         anchors = frame["anchor"].to_list()
@@ -68,10 +71,11 @@ class TextRows:
             labels = torch.from_numpy(frame["label"].rank("dense").to_numpy().astype(np.int64) - 1)
             classes = frame["label"].unique().sort().to_list()
         relation = relation_of(
-            frame.select("anchor", *(c for c in ("positive", "negative", "weight") if c in frame.columns))
+            frame.select("anchor", *(c for c in ("positive", "negative", "weight") if c in frame.columns)), items
         )
+        ids = torch.tensor(items.ids(anchors), dtype=torch.int64)
         sources = frame["source"].fill_null("").to_list() if "source" in frame.columns else None
-        return cls(anchors, positives, negatives, labels, content_ids(anchors), relation, sources, classes)
+        return cls(anchors, positives, negatives, labels, ids, relation, items, sources, classes)
 
     def __len__(self) -> int:
         return len(self.anchors)
@@ -82,8 +86,11 @@ class TextRows:
         batch = {
             "id": self.ids[rows],
             "row": rows,
-            "anchor": [self.anchors[i] for i in at],
-            "positive": [self.positives[i] for i in at],
-            "negative": [self.negatives[i] for i in at],
+            "anchor": self.items.take([self.anchors[i] for i in at]),
+            "positive": [self.items.take(self.positives[i]) if self.positives[i] else [] for i in at],
+            "negative": [self.items.take(self.negatives[i]) if self.negatives[i] else [] for i in at],
         }
         return batch | ({"label": self.labels[rows]} if self.labels is not None else {})
+
+
+TextRows = Rows

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 import polars as pl
 
-from counterpoint.data.roles import TEXTS, Samples
+from counterpoint.data.arrays import MISSING, Arrays
+from counterpoint.data.roles import ITEMS, Samples
 from counterpoint.errors import Refusal, closest
 
 Level = Literal["refuse", "warn"]
@@ -58,6 +59,10 @@ CODES: Mapping[str, tuple[Level, str]] = MappingProxyType(
             "it from one, drop the split column, or --allow leak takes those pairs out of train."),
         "huge-text": ("refuse", f"A cell has more than {LONGEST:,} characters; most often a quote was never closed and the "
             "cell swallowed the rest of the file. --allow huge-text cuts it to the model's length."),
+        "not-finite": ("refuse", "Arrays hold NaN or infinite numbers, numbers too large for float32, or nothing at all. "
+            "Fill them with what is meant, such as the mean of the column. --allow not-finite leaves those rows out."),
+        "constant-numbers": ("warn", "Some numbers of the arrays are the same in every row. They tell nothing apart and are "
+            "read as 0; often a column that was meant to be filled."),
         "empty-text": ("warn", "Rows without a text in the anchor or positive column are left out."),
         "empty-negative": ("warn", "Some negatives are empty texts; they teach nothing and are left out."),
         "positive-is-anchor": ("warn", "Rows whose positive is the anchor itself are left out: they are solved before "
@@ -100,7 +105,7 @@ def _empties(samples: Samples) -> list[Finding]:
         empty = _empty(column)
         if empty.all():
             found += _finding("empty-column", f"column '{samples.columns[role]}' ({role}) is empty", count=len(column))
-        elif role in ("anchor", "positive"):
+        elif role in ("anchor", "positive") and not isinstance(samples.items, Arrays):  # see `_arrays`
             rows = samples.frame["row"].filter(empty)
             found += _finding("empty-text", f"{len(rows)} rows without a text for the {role}", rows)
         elif role == "label":
@@ -121,9 +126,40 @@ def _empty(column: pl.Series) -> pl.Series:
     return column.is_null()
 
 
-def _texts(samples: Samples) -> list[Finding]:
+def _arrays(samples: Samples) -> list[Finding]:
+    if not isinstance(samples.items, Arrays):
+        return []
     found = []
-    for role in (r for r in TEXTS if samples.has(r)):
+    for role in (r for r in ITEMS if samples.has(r)):
+        flat = samples.frame.select("row", key=pl.col(role))
+        flat = flat.explode("key") if role != "anchor" else flat
+        missing = (
+            pl.col("key") == MISSING if role == "negative" else (pl.col("key") == MISSING) | pl.col("key").is_null()
+        )
+        rows = flat.filter(missing)["row"].unique(maintain_order=True)
+        name = samples.columns[role]
+        found += _finding("not-finite", f"{len(rows)} rows of '{name}' hold NaN, infinite or missing numbers", rows)
+    numbers = samples.items.values.reshape(len(samples.items.values), -1)
+    still = np.flatnonzero((numbers == numbers[:1]).all(axis=0)) if len(numbers) > 1 else np.empty(0)
+    if len(still):
+        first = ", ".join(str(i + 1) for i in still[:SHOWN]) + (", ..." if len(still) > SHOWN else "")
+        message = f"{len(still)} of {numbers.shape[1]} numbers of an array never change (numbers {first})"
+        found += _finding("constant-numbers", message, count=len(still))
+    return found
+
+
+def _known(samples: Samples) -> Samples:
+    """Without arrays that are not finite: they share one key and are no repetition of each other."""
+    if not isinstance(samples.items, Arrays):
+        return samples
+    return samples.with_frame(samples.frame.filter(pl.col("anchor") != MISSING))
+
+
+def _texts(samples: Samples) -> list[Finding]:
+    if isinstance(samples.items, Arrays):
+        return []
+    found = []
+    for role in (r for r in ITEMS if samples.has(r)):
         flat = samples.frame.select("row", text=pl.col(role))
         flat = flat.explode("text") if role != "anchor" else flat
         name = samples.columns[role]
@@ -149,7 +185,8 @@ def _pairs(samples: Samples) -> list[Finding]:
     found = _finding("positive-is-anchor", f"{len(itself)} rows whose positive is the anchor itself", itself)
     distinct = flat["positive"].n_unique()
     if distinct == 1 and not samples.has("value"):
-        found += _finding("no-negatives", "all positives are the same text", count=len(flat))
+        noun = "array" if isinstance(samples.items, Arrays) else "text"
+        found += _finding("no-negatives", f"all positives are the same {noun}", count=len(flat))
     lengths = [
         float(np.median(flat[c].str.len_chars().to_numpy())) if len(flat) else 0.0 for c in ("anchor", "positive")
     ]
@@ -214,7 +251,8 @@ def _splits(samples: Samples) -> list[Finding]:
     return found
 
 
-CHECKS: tuple[Callable[[Samples], list[Finding]], ...] = (_empties, _texts, _pairs, _rows, _labels, _splits)
+OF_CELLS = (_empties, _texts, _arrays)
+CHECKS: tuple[Callable[[Samples], list[Finding]], ...] = (*OF_CELLS, _pairs, _rows, _labels, _splits)
 
 
 def lint(samples: Samples) -> tuple[Finding, ...]:
@@ -224,7 +262,8 @@ def lint(samples: Samples) -> tuple[Finding, ...]:
     >>> [f.code for f in lint(assign(pl.DataFrame({"query": ["a", "b"], "doc": ["c", "c"]})))]
     ['no-negatives', 'too-few-rows']
     """
-    found = [finding for check in CHECKS for finding in check(samples)]
+    known = _known(samples)
+    found = [finding for check in CHECKS for finding in check(samples if check in OF_CELLS else known)]
     left = len(clean(samples))
     if left < FEWEST:
         found += _finding("too-few-rows", f"{left} usable rows of {len(samples)}", count=left)
@@ -254,7 +293,7 @@ def clean(samples: Samples) -> Samples:
     """The rows that are left when what every finding of level "warn" or allowed says is done."""
     empty = [r for r in ("label", "value", "weight", "negative") if samples.has(r) and _empty(samples.frame[r]).all()]
     left = {role: column for role, column in samples.columns.items() if role not in empty}
-    samples = Samples(samples.frame.drop(empty), left, samples.unused, samples.source)
+    samples = replace(samples, frame=samples.frame.drop(empty), columns=left)
     frame = samples.frame
     keep = ~_empty(frame["anchor"])
     for role in ("label", "value", "weight"):

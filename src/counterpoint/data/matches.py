@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 
 import polars as pl
 
@@ -62,4 +63,4 @@ def read_matches(samples: Samples, match: str | None = None) -> Samples:
     if frame["judged"].null_count() < len(frame):  # else every row that does not match has an anchor of its own
         columns |= {"negative": samples.columns.get("negative", column)}
         frame = frame.with_columns(negative=both)
-    return Samples(frame.drop("judged"), columns, samples.unused, samples.source)
+    return replace(samples, frame=frame.drop("judged"), columns=columns)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import polars as pl
 
+from counterpoint.data.arrays import is_array, to_keys
+from counterpoint.data.items import TEXTS, Items
 from counterpoint.data.sources import short
 from counterpoint.errors import Refusal, closest
 
@@ -35,7 +37,11 @@ ALIASES: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "source": ("source", "dataset"),
     }
 )  # fmt: skip
-TEXTS = ("anchor", "positive", "negative")
+# More of them where the anchor is a column of arrays; a table of text may hold such names for other things.
+OF_ARRAYS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"anchor": ("x", "features", "data", "inputs", "arr0"), "label": ("y", "target", "targets")}
+)
+ITEMS = ("anchor", "positive", "negative")
 NUMBERS = ("value", "weight")
 ISO_DATE = r"^\d{4}-\d\d(-\d\d([T ]\d\d:\d\d.*)?)?$"
 NAMES = 12  # of columns, in a message
@@ -50,17 +56,19 @@ class Samples:
     """A table whose columns are roles.
 
     Args:
-        frame: columns among `ALIASES`; anchor is text, positive and negative are lists of text, value and weight are
-            float, label is text, split is train, dev or test; and "row", the 0-based row of the source.
+        frame: columns among `ALIASES`; anchor is a key, positive and negative are lists of keys (a text is its own key),
+            value and weight are float, label is text, split is train, dev or test; and "row", the 0-based row of the source.
         columns: role -> the column it was made from.
         unused: columns that have no role.
         source: the name of the data, for messages and folders.
+        items: what the keys stand for.
     """
 
     frame: pl.DataFrame
     columns: Mapping[str, str]
     unused: tuple[str, ...]
     source: str
+    items: Items = TEXTS
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -71,10 +79,35 @@ class Samples:
 
     def with_frame(self, frame: pl.DataFrame) -> Samples:
         """The same roles over other rows."""
-        return Samples(frame, self.columns, self.unused, self.source)
+        return replace(self, frame=frame)
 
 
-def guess(columns: list[str], given: Mapping[str, str] | None = None, source: str = "data") -> dict[str, str]:
+def aliases_of(frame: pl.DataFrame, given: Mapping[str, str]) -> Mapping[str, tuple[str, ...]]:
+    """The table of aliases for this table: that of arrays where the anchor is one.
+
+    >>> table = pl.DataFrame({"x": [[1.0, 2.0]], "y": [1]})
+    >>> guess(table.columns, aliases=aliases_of(table, {}))
+    {'anchor': 'x', 'label': 'y'}
+    """
+    arrays = [name for name, kind in frame.schema.items() if is_array(kind)]
+    named = [name for name in frame.columns if _plain_name(name) in ALIASES["anchor"]]
+    anchors = [given["anchor"]] if "anchor" in given else named or arrays
+    if not any(name in arrays for name in anchors):
+        return ALIASES
+    return {role: names + OF_ARRAYS.get(role, ()) for role, names in ALIASES.items()}
+
+
+def _plain_name(name: str) -> str:
+    return "".join(ch for ch in name.lower() if ch not in "_- ")
+
+
+def guess(
+    columns: list[str],
+    given: Mapping[str, str] | None = None,
+    source: str = "data",
+    *,
+    aliases: Mapping[str, tuple[str, ...]] = ALIASES,
+) -> dict[str, str]:
     """Which column has which role: what was given first, then the table of aliases.
 
     Raises:
@@ -95,10 +128,10 @@ def guess(columns: list[str], given: Mapping[str, str] | None = None, source: st
         flags = " and ".join("--" + r for r in given if given[r] == doubled)
         raise Refusal("one role a column", f"'{doubled}' for {flags}", where=source)
     roles = dict(given)
-    for role, aliases in ALIASES.items():
+    for role, names in aliases.items():
         if role in given:
             continue
-        found = [c for c in columns if c not in taken and "".join(ch for ch in c.lower() if ch not in "_- ") in aliases]
+        found = [c for c in columns if c not in taken and _plain_name(c) in names]
         if len(found) > 1:
             raise Refusal(
                 f"one column for the role '{role}'",
@@ -133,22 +166,29 @@ def listed(names: Iterable[str]) -> str:
 def assign(frame: pl.DataFrame, given: Mapping[str, str] | None = None, *, source: str = "data") -> Samples:
     """Give the columns of a table their roles and their types.
 
-    Cells of positive and negative may be lists, or JSON lists in a csv or tsv; missing text becomes "" or [].
+    Cells of positive and negative may be lists, or JSON lists in a csv or tsv; missing text becomes "" or []. Where the
+    anchor is a column of arrays, arrays become keys.
 
     Raises:
         Refusal: as `guess`; a value or weight that is not a number, a split that is not known, a time that has no
-            order, text that is not text.
+            order, text that is not text, arrays of different shapes.
 
     >>> assign(pl.DataFrame({"q": ["a"], "doc": ['["b", "c"]']}), {"anchor": "q"}).frame["positive"].to_list()
     [['b', 'c']]
     """
-    roles = guess(frame.columns, given, source)
+    roles = guess(frame.columns, given, source, aliases=aliases_of(frame, given or {}))
     if not len(frame):
         raise Refusal("rows", "a header and no row", where=source)
     columns: dict[str, pl.Series] = {"row": pl.Series(range(len(frame)), dtype=pl.Int64)}
+    items: Items = TEXTS
+    if is_array(frame.schema[roles["anchor"]]):
+        keys, items = _arrays(frame, roles, source)
+        columns |= keys
     for role, name in roles.items():
         column, where = frame[name], f"{source}, column '{name}'"
-        if role in TEXTS:
+        if role in columns:
+            continue
+        if role in ITEMS:
             columns[role] = _texts(column, where, lists=role != "anchor")
         elif role in NUMBERS:
             columns[role] = _numbers(column, where)
@@ -158,7 +198,25 @@ def assign(frame: pl.DataFrame, given: Mapping[str, str] | None = None, *, sourc
             columns[role] = column if "split" in roles else _times(column, where)
         else:
             columns[role] = _plain(column, where, "one name or number a cell").cast(pl.String).str.strip_chars()
-    return Samples(pl.DataFrame(columns), roles, tuple(c for c in frame.columns if c not in roles.values()), source)
+    table = pl.DataFrame({role: columns[role] for role in ("row", *roles)})
+    return Samples(table, roles, tuple(c for c in frame.columns if c not in roles.values()), source, items)
+
+
+def _arrays(frame: pl.DataFrame, roles: Mapping[str, str], source: str) -> tuple[dict[str, pl.Series], Items]:
+    """The columns of arrays as keys.
+
+    Raises:
+        Refusal: a positive or negative that is no array where the anchor is one.
+    """
+    mine = {role: name for role, name in roles.items() if role in ITEMS}
+    where = {role: f"{source}, column '{name}'" for role, name in mine.items()}
+    for role, name in mine.items():
+        if not is_array(frame.schema[name]):
+            remedy = f"anchor and {role} are read by one encoder; leave it out with --ignore {shlex.quote(name)}"
+            raise Refusal(
+                "arrays, as the anchor is", f"cells of type {frame.schema[name]}", where=where[role], remedy=remedy
+            )
+    return to_keys({role: frame[name] for role, name in mine.items()}, where)
 
 
 def _texts(column: pl.Series, where: str, *, lists: bool) -> pl.Series:

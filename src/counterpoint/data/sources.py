@@ -13,15 +13,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import numpy as np
 import polars as pl
 
+from counterpoint.data.npz import as_frame, read_numpy
 from counterpoint.errors import Refusal
 
 TABLES = {".csv": ",", ".tsv": "\t"}
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet", ".npz", ".npy")
 NOT_YET = {
-    ".npz": "arrays",
-    ".npy": "arrays",
     ".png": "images",
     ".jpg": "images",
     ".jpeg": "images",
@@ -55,14 +55,16 @@ SHOWN = 80  # characters of what came that an error repeats
 
 
 def read(data: object, *, delimiter: str | None = None) -> pl.DataFrame:
-    """A table from a csv, tsv, jsonl or parquet file (csv, tsv and jsonl also as .gz), or from an object in memory.
+    """A table from a csv, tsv, jsonl or parquet file (csv, tsv and jsonl also as .gz), arrays from an npz or npy file, or
+    either from an object in memory.
 
     csv follows RFC 4180 (quotes, line breaks in cells) and forgives a stray quote; tsv has no quoting, as registered
     for text/tab-separated-values. Cells of both stay text, so labels such as 007 keep their zeros; an empty cell is
     missing.
 
     Args:
-        data: a path; a polars or pandas frame; a `datasets.Dataset`; a list of dicts; a dict of arrays or lists.
+        data: a path; a polars or pandas frame; a `datasets.Dataset`; a list of dicts; a dict of arrays or lists; one
+            numpy array of anchors.
         delimiter: one character, for files that do not follow their ending.
 
     Raises:
@@ -71,6 +73,8 @@ def read(data: object, *, delimiter: str | None = None) -> pl.DataFrame:
     >>> read([{"query": "a", "doc": "b"}]).columns
     ['query', 'doc']
     """
+    if isinstance(data, np.ndarray):
+        return as_frame({"anchor": data}, "the array")
     if not isinstance(data, str | Path):
         return _from_memory(data)
     path = Path(data)
@@ -79,6 +83,8 @@ def read(data: object, *, delimiter: str | None = None) -> pl.DataFrame:
     try:
         if suffix == ".parquet":
             return _parquet(path)
+        if suffix in (".npz", ".npy"):
+            return read_numpy(path)
         content = _bytes_of(path).removeprefix(codecs.BOM_UTF8)
         if not content.strip():
             raise Refusal("a table with a header and rows", "an empty file", where=str(path))
@@ -109,7 +115,7 @@ def _suffix_of(path: Path) -> str:
     suffix = suffixes[-2] if len(suffixes) > 1 and suffixes[-1] == ".gz" else (suffixes or [""])[-1]
     if suffix in NOT_YET:
         raise Refusal(
-            "text in a csv, tsv, jsonl or parquet file",
+            "text in a csv, tsv, jsonl or parquet file, or arrays in npz or npy",
             f"{NOT_YET[suffix]} ({suffix})",
             where=where,
             remedy="this kind of data does not work yet; 'counterpoint kinds' says what does",
@@ -342,7 +348,11 @@ def _from_pandas(data: Any) -> pl.DataFrame:
     return pl.from_dict({name: data.iloc[:, i].tolist() for i, name in enumerate(names)}, strict=False)
 
 
-def _column(values: Any, where: str) -> list:
+def _column(values: Any, where: str) -> list | pl.Series:
+    if isinstance(values, pl.Series):
+        return values
+    if getattr(values, "ndim", 0) > 1:  # of numpy or torch; polars keeps the shape of each row
+        return as_frame({"cells": np.asarray(values)}, where)["cells"]
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
         raise Refusal("a list of cells", type(values).__name__, where=where)
     return values.tolist() if hasattr(values, "tolist") else list(values)

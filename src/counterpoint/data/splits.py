@@ -77,7 +77,13 @@ def split(samples: Samples, *, seed: int = 0) -> Split:
     elif _largest(connected) > GIANT:
         unit, named = frame["anchor"].to_numpy(), "anchors"
     else:
-        named = "connected groups of equal anchors or positives" if samples.has("positive") else "texts"
+        named = (
+            "connected groups of equal anchors or positives"
+            if samples.has("positive")
+            else "texts"
+            if samples.items.kind == "text"
+            else "rows"
+        )
         unit = connected
     _, unit = np.unique(unit, return_inverse=True)
     frame = frame.with_columns(pl.Series("unit", unit))

@@ -1,4 +1,4 @@
-"""Saving a text encoder: a copy of the folder it came from, in which only the weights change."""
+"""Saving an encoder. That of a text encoder is a copy of the folder it came from, in which only the weights change."""
 
 from __future__ import annotations
 
@@ -8,24 +8,29 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from counterpoint.encoders import mlp
 from counterpoint.encoders.adapt import merged
+from counterpoint.encoders.encoder import Encoder
 from counterpoint.encoders.text import PROMPT_NAMES, WEIGHTS, TextEncoder
 
 LEFT_OUT = (*WEIGHTS, "onnx", "openvino", ".git", ".cache", "checkpoint-*")
 
 
-def save(encoder: TextEncoder, target: Path) -> None:
-    """Write a folder that sentence-transformers loads, old and new, with the same vectors.
+def save(encoder: Encoder, target: Path) -> None:
+    """Write a folder that holds the encoder; of texts, one that every sentence-transformers loads with the same vectors.
 
-    Everything but weights is copied from the base folder. Weights are written as safetensors in the type that the base
-    had; the base's weights in other formats (.bin, onnx) are left out, since they would be stale. A bare backbone gets
-    the files that say how its tokens are pooled. Adapters are folded into the weights. Prompts are written where they
-    differ from the base's.
+    Of a text encoder everything but weights is copied from the base folder. Weights are written as safetensors in the
+    type that the base had; the base's weights in other formats (.bin, onnx) are left out, since they would be stale. A
+    bare backbone gets the files that say how its tokens are pooled. Adapters are folded into the weights. Prompts are
+    written where they differ from the base's.
 
     Args:
         encoder: the model.
         target: a folder that does not exist yet.
     """
+    if isinstance(encoder, mlp.MLP):
+        mlp.save(encoder, target)
+        return
     shutil.copytree(encoder.folder, target, ignore=shutil.ignore_patterns(*LEFT_OUT))
     modules = target / "modules.json"
     if not modules.exists():

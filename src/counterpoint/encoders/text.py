@@ -144,32 +144,34 @@ def autocast(device: str, precision: str) -> torch.autocast:
 
 
 def embed(
-    encoder: TextEncoder,
-    texts: Sequence[str],
+    encoder: nn.Module,
+    items: Any,
     role: str = "anchor",
     *,
     batch: int = 64,
     precision: str = "fp32",
     tick: Callable[[int], None] = lambda _: None,
 ) -> Float[Tensor, "n d"]:
-    """Embeddings of many texts on the CPU, scaled to length 1; equal lengths share a batch, so little is padding.
+    """Embeddings of many items on the CPU, scaled to length 1; texts of like length share a batch, so little is padding.
 
     Several processes each take some of the batches, and all get all rows.
 
     Args:
         encoder: the model.
-        texts: n texts.
+        items: n texts, or n arrays as one tensor.
         role: which prompt and length.
-        batch: texts at a time.
+        batch: items at a time.
         precision: "fp32" or "bf16" matrix products.
-        tick: called with the number of texts done, after each batch.
+        tick: called with the number of items done, after each batch.
     """
-    order = sorted(range(len(texts)), key=lambda i: (len(texts[i]), i))
-    out = torch.zeros(len(texts), encoder.width)
+    order = list(range(len(items)))
+    if not isinstance(items, Tensor):
+        order.sort(key=lambda i: (len(items[i]), i))
+    out = torch.zeros(len(items), int(encoder.width))  # type: ignore[arg-type]
     with inference(encoder, precision):
         for start in range(batch * rank(), len(order), batch * count()):
             at = order[start : start + batch]
-            z = encoder([texts[i] for i in at], role)
+            z = encoder(items[at] if isinstance(items, Tensor) else [items[i] for i in at], role)
             out[torch.tensor(at)] = nn.functional.normalize(z.float(), dim=-1).cpu()
             tick(len(at) * count())
     return all_sum(out)

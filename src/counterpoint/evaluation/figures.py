@@ -14,8 +14,19 @@ from math import exp, isfinite
 from typing import Any
 
 METRIC_NAMES = {"spearman": "Spearman correlation", "accuracy": "kNN accuracy"}
-SYSTEMS = {"before": "before", "after": "after training", "bm25": "BM25 (words only)"}
-MARKERS = {"before": "circle-open", "after": "circle", "bm25": "diamond"}
+SYSTEMS = {"before": "before", "after": "after training", "bm25": "BM25 (words only)"} | {
+    "raw": "the numbers themselves",
+    "pca": "principal components",
+    "random": "random weights",
+}
+MARKERS = {
+    "before": "circle-open",
+    "after": "circle",
+    "bm25": "diamond",
+    "raw": "square",
+    "pca": "diamond",
+    "random": "x",
+}
 RANKS = {"1": (1, 1), "2-3": (2, 3), "4-10": (4, 10), "11-100": (11, 100), ">100": (101, None)}
 MOST_POINTS = 1_500  # more points than pixels are not seen, only paid for
 SMOOTHING = 40  # the smooth line looks 1/40 of the run to either side
@@ -167,7 +178,7 @@ def _whiskers(measured: Sequence[Mapping[str, Any]], at: Sequence[float], name: 
 
 
 def draw_metrics(metrics: Mapping[str, Any]) -> Figure:
-    """Each metric before and after training (and of BM25) as a dot with its interval."""
+    """Each metric before and after training (and of other systems) as a dot with its interval."""
     order = metrics_order(metrics)
     systems = [s for s in SYSTEMS if metrics.get(s)]
     traces = []

@@ -27,6 +27,12 @@ MEANINGS = {
     "spearman": "how well the order of the similarities follows the given values; 1 is the same order, 0 is chance.",
     "accuracy": "the share of texts whose k nearest labelled texts (kNN) vote for the right class.",
 }  # fmt: skip
+BESIDE = {
+    "bm25": "BM25, word search without a model,",
+    "raw": "The distance of the numbers themselves, without a model,",
+    "pca": "The distance in principal components, without training,",
+    "random": "The same encoder with random weights",
+}
 PHASES = {"read": "reading the data", "before": "measuring before", "train": "training", "after": "measuring after"}
 LEVELS = {"warn": "warning", "refuse": "serious, allowed on request"}
 SCRIPT = """
@@ -116,9 +122,9 @@ def judged(metrics: Mapping[str, Any]) -> tuple[str, str]:
 def _asked(metrics: Mapping[str, Any]) -> str:
     queries, others = f"{metrics.get('queries', 0):,}", f"{metrics.get('candidates', 0):,}"
     if metrics.get("metric") == "spearman":
-        return f"{queries} pairs of texts"
+        return f"{queries} pairs of {metrics.get('items', 'texts')}"
     if metrics.get("metric") == "accuracy":
-        return f"{queries} texts, told from {others} labelled ones"
+        return f"{queries} {metrics.get('items', 'texts')}, told from {others} labelled ones"
     return f"{queries} queries, each among {others} candidates"
 
 
@@ -131,9 +137,11 @@ def _notes(story: Story, verdict: str) -> list[str]:
         change = change_in_words(differences.get(name, {}))
         if name != main and change not in (verdict, "no difference shown"):
             notes.append(f"{metric_name(name)} got {change}: {span(differences[name], sign=True)}.")
-    lexical, own = (finite((x.get(main) or {}).get("value")) for x in (metrics.get("bm25") or {}, after))
-    if lexical is not None and own is not None and lexical > own:
-        notes.append(f"BM25, word search without a model, scores {number(lexical)}, the trained model {number(own)}.")
+    for name, said in BESIDE.items():
+        other, own = (finite((x.get(main) or {}).get("value")) for x in (metrics.get(name) or {}, after))
+        if other is not None and own is not None and other > own:
+            notes.append(f"{said} scores {number(other)}, the trained model {number(own)}.")
+    notes += [f"Before means {metrics['had']}."] if metrics.get("had") else []
     main_one = differences.get(main, {})
     if finite(main_one.get("low")) is not None and main_one["low"] == main_one.get("high") != 0:
         notes.append("The interval has no width: too few independent groups of queries to tell the change from chance.")

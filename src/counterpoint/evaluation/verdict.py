@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -64,7 +66,13 @@ def decide(change: Interval) -> str:
 
 
 def judge(
-    before: Measured, after: Measured, *, metric: str, unit: str, lexical: Measured | None = None, seed: int = 0
+    before: Measured,
+    after: Measured,
+    *,
+    metric: str,
+    unit: str,
+    beside: Mapping[str, Measured] = MappingProxyType({}),
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Everything that a run says of its result, ready for metrics.json.
 
@@ -73,13 +81,13 @@ def judge(
         after: answers of the trained one, to the same questions.
         metric: the one that decides.
         unit: what was resampled, in words.
-        lexical: answers of BM25.
+        beside: name -> answers of other systems, such as BM25.
         seed: decides the resamples.
     """
     if len(np.unique(before.unit)) < 2:
         unit, rows = "rows", np.arange(len(before.unit))
         before, after = replace(before, unit=rows), replace(after, unit=rows)
-        lexical = replace(lexical, unit=rows) if lexical else None
+        beside = {name: replace(other, unit=rows) for name, other in beside.items()}
     changes = difference(before, after, seed=seed)
     change, units = changes[metric], len(np.unique(before.unit))
     verdict = decide(change)
@@ -104,7 +112,7 @@ def judge(
         "after": summarise(after, seed=seed),
         "difference": {name: interval.as_dict() for name, interval in changes.items()},
     }
-    return result | ({"bm25": summarise(lexical, seed=seed)} if lexical else {})
+    return result | {name: summarise(other, seed=seed) for name, other in beside.items()}
 
 
 def _moved(change: float) -> str:

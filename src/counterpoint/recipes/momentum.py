@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from counterpoint._ops.processes import joined
-from counterpoint.data.batches import TextRows
+from counterpoint.data.batches import Rows
+from counterpoint.encoders.encoder import Encoder
 from counterpoint.encoders.momentum import Queue, follow, teacher_of
-from counterpoint.encoders.text import TextEncoder
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.remembered import against_queue
 from counterpoint.papers import paper
-from counterpoint.recipes.text import encode_texts, encoder_of, refuse_without_dropout
+from counterpoint.recipes.text import encode_items, encoder_of, refuse_without_dropout
 from counterpoint.training.method import Method
 from counterpoint.types import Batch, Embeddings, Outcome
 from counterpoint.views.text import twice
@@ -25,7 +25,7 @@ __all__ = ["moco"]
 
 @paper(reference="He et al.: Momentum Contrast for Unsupervised Visual Representation Learning, arXiv:1911.05722, 2020")
 def moco(
-    encoder: TextEncoder, train: TextRows, *, temperature: float = 0.07, queue: int = 4096, momentum: float = 0.999
+    encoder: Encoder, train: Rows, *, temperature: float = 0.07, queue: int = 4096, momentum: float = 0.999
 ) -> Method:
     """MoCo: a row finds its other view, encoded by a slowly moving teacher, among the teacher's rows of past batches.
 
@@ -51,14 +51,14 @@ def moco(
     """
     del train
     refuse_without_dropout(encoder, "moco")
-    remembered = Queue(queue, encoder.width).to(encoder.device)
+    remembered = Queue(queue, int(encoder.width)).to(encoder.device)
     modules = nn.ModuleDict({"encoder": encoder, "teacher": teacher_of(encoder), "queue": remembered})
     loss = partial(infonce, rule=against_queue, temperature=temperature)
 
     def encode(modules: nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:
-        sets = encode_texts(modules, {k: v for k, v in views.items() if k == "first"})
+        sets = encode_items(modules, {k: v for k, v in views.items() if k == "first"})
         with torch.no_grad():
-            return sets | encode_texts(
+            return sets | encode_items(
                 {"encoder": modules["teacher"]}, {k: v for k, v in views.items() if k == "second"}
             )
 

@@ -1,4 +1,4 @@
-"""Recipes for text: labelled pairs, pairs with hard negatives, SimCSE twice, SupCon."""
+"""Recipes for any kind of item: labelled pairs, pairs with hard negatives, SimCSE twice, SupCon."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from functools import partial
 
 from torch import nn
 
-from counterpoint.data.batches import TextRows
-from counterpoint.encoders.text import TextEncoder
+from counterpoint.data.batches import Rows
+from counterpoint.encoders.encoder import Encoder
 from counterpoint.errors import Refusal
 from counterpoint.objectives.softmax import Directions, infonce
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.papers import paper
 from counterpoint.training.method import Contrast, Method
-from counterpoint.types import Batch, Embeddings, same_sample
+from counterpoint.types import Batch, Embeddings, items_of, same_sample
 from counterpoint.views.text import anchors_and_candidates, twice
 
 __all__ = ["pairs", "pairs_with_negatives", "simcse", "simcse_supervised", "supcon"]
 
 
-def encode_texts(modules: Mapping[str, nn.Module] | nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:
-    """Each named batch of texts through the encoder, with the ids, views and labels that it carries."""
+def encode_items(modules: Mapping[str, nn.Module] | nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:
+    """Each named batch of items through the encoder, with the ids, views and labels that it carries."""
     return {
         name: Embeddings.of(
-            modules["encoder"](batch["text"], batch["role"]),
+            modules["encoder"](items_of(batch), batch["role"]),
             id=batch["id"],
             view=batch.get("view", 0),
             facts={"label": batch["label"].to(modules["encoder"].device)} if "label" in batch else {},
@@ -35,9 +35,9 @@ def encode_texts(modules: Mapping[str, nn.Module] | nn.ModuleDict, views: dict[s
     }
 
 
-def with_training_head(method: Method, width: int) -> Method:
-    """The method with a linear layer and tanh after its encoder, used while training and not saved."""
-    head = nn.Sequential(nn.Linear(width, width), nn.Tanh()).to(next(method.modules.parameters()).device)
+def with_training_head(method: Method, head: nn.Module) -> Method:
+    """The method with a head after its encoder, used while training and not saved."""
+    head = head.to(next(method.modules.parameters()).device)
 
     def encode(modules: nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:
         sets = method.encode(modules, views)
@@ -46,7 +46,7 @@ def with_training_head(method: Method, width: int) -> Method:
     return replace(method, modules=nn.ModuleDict({**method.modules, "head": head}), encode=encode)
 
 
-def refuse_without_dropout(encoder: TextEncoder, recipe: str) -> None:
+def refuse_without_dropout(encoder: Encoder, recipe: str) -> None:
     """Where dropout makes the views.
 
     Raises:
@@ -57,6 +57,11 @@ def refuse_without_dropout(encoder: TextEncoder, recipe: str) -> None:
         raise Refusal(f"a model with dropout for {recipe}", "none", remedy=remedy)
 
 
+def dense_tanh(width: int) -> nn.Module:
+    """SimCSE's head: a linear layer and tanh."""
+    return nn.Sequential(nn.Linear(width, width), nn.Tanh())
+
+
 def encoder_of(modules: nn.ModuleDict) -> nn.Module:
     """The part that is saved for use: the encoder without training heads."""
     return modules["encoder"]
@@ -65,13 +70,11 @@ def encoder_of(modules: nn.ModuleDict) -> nn.Module:
 @paper(
     reference="Henderson et al.: Efficient Natural Language Response Suggestion for Smart Reply, arXiv:1705.00652, 2017"
 )
-def pairs(
-    encoder: TextEncoder, train: TextRows, *, temperature: float = 0.05, directions: Directions = "both"
-) -> Method:
+def pairs(encoder: Encoder, train: Rows, *, temperature: float = 0.05, directions: Directions = "both") -> Method:
     """Labelled pairs with in-batch negatives: each anchor picks its positives among all candidates of the batch.
 
     A batch holds one positive of each row. Whatever else the data list as a positive of an anchor attracts too when it
-    happens to be in the batch, and equal texts are never each other's negatives.
+    happens to be in the batch, and equal items are never each other's negatives.
 
     Args:
         encoder: encodes both sides.
@@ -88,13 +91,13 @@ def pairs(
     loss = partial(infonce, temperature=temperature, directions=directions)
     objective = Contrast(("anchor",), ("candidate",), listed(train.relation), loss)
     modules = nn.ModuleDict({"encoder": encoder})
-    return Method(modules, anchors_and_candidates(negatives=0), encode_texts, objective, encoder_of)
+    return Method(modules, anchors_and_candidates(negatives=0), encode_items, objective, encoder_of)
 
 
 @paper(reference="Karpukhin et al.: Dense Passage Retrieval for Open-Domain Question Answering, arXiv:2004.04906, 2020")
 def pairs_with_negatives(
-    encoder: TextEncoder,
-    train: TextRows,
+    encoder: Encoder,
+    train: Rows,
     *,
     temperature: float = 0.05,
     directions: Directions = "both",
@@ -120,8 +123,8 @@ def pairs_with_negatives(
 
 
 @paper(row=80)
-def simcse(encoder: TextEncoder, train: TextRows, *, temperature: float = 0.05, head: bool = True) -> Method:
-    """Unsupervised SimCSE: a text encoded twice under different dropout is a positive pair; other texts are negatives.
+def simcse(encoder: Encoder, train: Rows, *, temperature: float = 0.05, head: bool = True) -> Method:
+    """Unsupervised SimCSE: an item encoded twice under different dropout is a positive pair; other items are negatives.
 
     Args:
         encoder: must have dropout, else both views are equal and nothing is learned.
@@ -141,14 +144,14 @@ def simcse(encoder: TextEncoder, train: TextRows, *, temperature: float = 0.05, 
     del train
     refuse_without_dropout(encoder, "simcse")
     objective = Contrast(("first",), ("second",), same_sample, partial(infonce, temperature=temperature))
-    method = Method(nn.ModuleDict({"encoder": encoder}), twice, encode_texts, objective, encoder_of)
-    return with_training_head(method, encoder.width) if head else method
+    method = Method(nn.ModuleDict({"encoder": encoder}), twice, encode_items, objective, encoder_of)
+    return with_training_head(method, dense_tanh(encoder.width)) if head else method
 
 
 @paper(row=80)
 def simcse_supervised(
-    encoder: TextEncoder,
-    train: TextRows,
+    encoder: Encoder,
+    train: Rows,
     *,
     temperature: float = 0.05,
     hard_weight: float = 1.0,
@@ -164,7 +167,7 @@ def simcse_supervised(
         head: a layer with tanh after the encoder while training; it is not saved.
 
     Differs:
-        Equal texts in a batch are not negatives of each other. The head is dropped after training in both variants,
+        Equal items in a batch are not negatives of each other. The head is dropped after training in both variants,
         where the authors keep it in the supervised one.
 
     References:
@@ -173,16 +176,16 @@ def simcse_supervised(
     rule = listed(train.relation, negative_weight=hard_weight)
     objective = Contrast(("anchor",), ("candidate",), rule, partial(infonce, temperature=temperature))
     views = anchors_and_candidates(negatives=1)
-    method = Method(nn.ModuleDict({"encoder": encoder}), views, encode_texts, objective, encoder_of)
-    return with_training_head(method, encoder.width) if head else method
+    method = Method(nn.ModuleDict({"encoder": encoder}), views, encode_items, objective, encoder_of)
+    return with_training_head(method, dense_tanh(encoder.width)) if head else method
 
 
 @paper(reference="Khosla et al.: Supervised Contrastive Learning, arXiv:2004.11362, 2020 (L_out)")
-def supcon(encoder: TextEncoder, train: TextRows, *, temperature: float = 0.1) -> Method:
-    """SupCon: two dropout views of each text; all rows of one label are positives of each other.
+def supcon(encoder: Encoder, train: Rows, *, temperature: float = 0.1) -> Method:
+    """SupCon: two dropout views of each item; all rows of one label are positives of each other.
 
     Args:
-        encoder: encodes the texts.
+        encoder: encodes the items.
         train: rows with anchor and label.
         temperature: divides the cosine; > 0.
 
@@ -195,4 +198,4 @@ def supcon(encoder: TextEncoder, train: TextRows, *, temperature: float = 0.1) -
     del train
     both = ("first", "second")
     objective = Contrast(both, both, labelled("label"), partial(infonce, temperature=temperature))
-    return Method(nn.ModuleDict({"encoder": encoder}), twice, encode_texts, objective, encoder_of)
+    return Method(nn.ModuleDict({"encoder": encoder}), twice, encode_items, objective, encoder_of)

@@ -65,11 +65,13 @@ def memory_bytes(encoder: nn.Module, tokens: int, squares: int) -> int:
 
     Args:
         encoder: the model.
-        tokens: of the whole batch, padding included.
+        tokens: of the whole batch, padding included; rows, where the model says itself what a row takes.
         squares: sum of the squares of the lengths of its texts: what attention with dropout keeps.
     """
     trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in encoder.parameters()) - trained
+    if (own := getattr(encoder, "bytes_per_row", None)) is not None:
+        return PROCESS + PER_WEIGHT * (trained + frozen) + tokens * own
     configs: list[Any] = [getattr(module, "config", None) for module in encoder.modules()]
     config = next((c for c in configs if hasattr(c, "num_hidden_layers")), None)
     layers, width, heads = 1, 1024, 16

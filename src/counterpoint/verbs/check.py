@@ -9,7 +9,7 @@ import polars as pl
 from rich.table import Table
 
 from counterpoint.data.lint import Finding
-from counterpoint.data.roles import Samples
+from counterpoint.data.roles import ITEMS, Samples
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.prepare import inspect
 from counterpoint.verbs.settings import Run
@@ -45,6 +45,7 @@ def show_data(samples: Samples, screen: Screen) -> None:
     for role, column in samples.columns.items():
         cell = samples.frame[role][0]
         first = (cell[0] if len(cell) else "") if hasattr(cell, "__len__") and not isinstance(cell, str) else cell
+        first = samples.items.show(first) if role in ITEMS else first
         table.add_row(role, _plain(column), _plain(first))
     screen.console.print(table)
     if samples.has("source"):

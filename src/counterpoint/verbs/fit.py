@@ -45,8 +45,8 @@ def fit(data: object, *, dry_run: bool = False, quiet: bool = False, **settings:
     """Train an embedding model on data and prove whether it is better than what you had.
 
     Args:
-        data: a csv, tsv, jsonl or parquet file; a polars or pandas frame; a `datasets.Dataset`; a list of dicts; a dict
-            of columns.
+        data: a csv, tsv, jsonl, parquet, npz or npy file; a polars or pandas frame; a `datasets.Dataset`; a list of dicts; a dict
+            of columns; a numpy array of anchors.
         dry_run: print the plan and stop; returns None.
         quiet: print nothing.
         settings: the fields of `counterpoint.verbs.settings.Run`, such as recipe, model, out, steps, batch, lr, seed.
@@ -113,10 +113,16 @@ def show_verdict(trained: Trained, screen: Screen) -> Trained:
     colour = {BETTER: "bold green"}.get(metrics["verdict"], "bold yellow")
     screen.say()
     screen.say(f"{metrics['verdict']}: {metrics['sentence']}", style=colour)
-    for name, row in (("BM25", "bm25"), ("before", "before"), ("after", "after")):
+    names = {"bm25": "BM25", "raw": "numbers", "pca": "PCA", "random": "random"} | {x: x for x in ("before", "after")}
+    for row, name in names.items():
         if row in metrics:
             screen.say(f"  {name:<7}" + "  ".join(f"{m} {v['value']:.3f}" for m, v in metrics[row].items()))
     screen.say(f"  {metrics['queries']:,} test queries, {metrics['candidates']:,} candidates")
+    if "had" in metrics:
+        screen.say(
+            f"  before: {metrics['had']}"
+            + ("; random: the encoder with its first weights" if "random" in metrics else "")
+        )
     screen.say(f"report  {trained.path / 'report.html'}")
     for line in folder.read_json(trained.path / "run.json")["next"]:
         screen.say(f"next    {line}")

@@ -16,12 +16,14 @@ import numpy as np
 import torch
 
 from counterpoint._ops.world import count
-from counterpoint.data.batches import TextRows
+from counterpoint.data.arrays import Arrays
+from counterpoint.data.batches import Rows
 from counterpoint.data.orders import used
 from counterpoint.encoders.adapt import lora, merge
+from counterpoint.encoders.encoder import Encoder
 from counterpoint.encoders.layers import freeze
+from counterpoint.encoders.mlp import MLP
 from counterpoint.encoders.text import TextEncoder, autocast, embed
-from counterpoint.encoders.text import load as load_encoder
 from counterpoint.errors import Refusal
 from counterpoint.evaluation.tasks import Measured, Retrieval
 from counterpoint.evaluation.verdict import judge, value_of
@@ -38,6 +40,7 @@ from counterpoint.training.state import History, Saving
 from counterpoint.verbs import folder
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
+from counterpoint.verbs.kinds import RAW, Embed, is_new, load_encoder, principal_components, raw_features
 from counterpoint.verbs.orders import make_order, needs_tables, order_arguments, refuse_missing, tables_of
 from counterpoint.verbs.plan import Plan, make_plan, show_plan
 from counterpoint.verbs.prepare import files_of, prepare
@@ -60,11 +63,12 @@ class Job:
 
     def __init__(self, data: object, run: Run, screen: Screen, corpus: Sequence[str] | None = None) -> None:
         device = start(pick_device(run.device))
-        self.run, self.screen = run, screen if first() else Screen(quiet=True)
+        self.screen = screen if first() else Screen(quiet=True)
         screen = self.screen
         function = None if run.recipe == "auto" else function_of(run.recipe)
         with screen.stage("reading and checking data"):
             self.prepared = first_decides(lambda: prepare(data, run)) or prepare(data, run, checked=True)
+        self.run = run = run.for_kind(self.prepared.samples.items.kind)
         name, self.choice = choose(self.prepared.samples, run.recipe)
         self.recipe = function or function_of(name)
         arguments = arguments_of(self.recipe, run.settings)
@@ -81,22 +85,16 @@ class Job:
         if run.tensorboard:
             journal.refuse_without_tensorboard()
         corpus = corpus_texts(run.corpus, run.delimiter) if run.corpus else corpus
-        self.task, self.dev = tasks(self.prepared, self.choice, corpus, seed=run.seed)
+        self.task, self.dev, self.items = tasks(self.prepared, self.choice, corpus, seed=run.seed)
         if run.patience is not None and self.dev is None:
             raise Refusal("a dev split for --patience", "too few rows for one", where=self.prepared.samples.source)
+        self.rows = Rows.of(self.prepared.split.part("train"), self.items)
         with screen.stage("loading the model"):
-            self.encoder = load_encoder(
-                run.model,
-                prompts=run.prompts,
-                lengths=run.lengths,
-                device=device,
-                trust_remote_code=run.trust_remote_code,
-            )
+            self.encoder = load_encoder(run, self.rows, device)
         adapt(self.encoder, run)
         show_data(self.prepared.samples, screen)
         show_findings(self.prepared.findings, screen, run.allow)
         torch.manual_seed(run.seed)  # of what the recipe adds, such as a head
-        self.rows = TextRows.of(self.prepared.split.part("train"))
         self.method = make_method(self.recipe, self.encoder, self.rows, arguments)
         batch = min(run.batch, len(self.rows))
         epoch = used(make_order(run, self.rows, batch=batch), len(self.rows))
@@ -116,21 +114,39 @@ class Job:
             epoch=epoch,
         )
         show_plan(self.plan, self.prepared, self.task.sizes(), str(self.out), screen)
-        self.lexical: Measured | None = None
+        self.beside: dict[str, Measured] = {}
 
     def measure(self, stage: str) -> Measured:
         """The test task on the model as it is now."""
         with self.screen.stage(stage, total=self.task.texts()) as tick:
-            return self.task.measure(
-                lambda texts, role: embed(self.encoder, texts, role, precision=self.plan.precision, tick=tick)
-            )
+            return self.task.measure(self._embedder(tick))
+
+    def _embedder(self, tick: Callable[[int], None] = lambda _: None) -> Embed:
+        """Keys of items into embeddings by the model as it is now."""
+        return lambda keys, role: embed(
+            self.encoder, self.items.take(keys), role, precision=self.plan.precision, tick=tick
+        )
 
     def before(self) -> Measured:
-        """What you had: the given model, and BM25 beside it where there is something to retrieve."""
+        """What you had: the given model, and BM25 beside it where there are texts to retrieve; for an encoder of arrays that
+        starts from nothing the numbers themselves, with its random weights and principal components beside them.
+        """
+        if isinstance(self.items, Arrays) and isinstance(self.encoder, MLP):
+            return self._before_arrays(self.encoder, self.items)
         if isinstance(self.task, Retrieval) and "positive" in self.choice.roles:
             with self.screen.stage("measuring BM25"):
-                self.lexical = self.task.lexical()
+                self.beside["bm25"] = self.task.lexical()
         self.measured_before = self.measure("measuring what you had")
+        return self.measured_before
+
+    def _before_arrays(self, encoder: MLP, items: Arrays) -> Measured:
+        with self.screen.stage("measuring the numbers"):
+            raw = self.task.measure(raw_features(encoder, items))
+            if (reduced := principal_components(encoder, self.rows, items, seed=self.run.seed)) is not None:
+                self.beside["pca"] = self.task.measure(reduced)
+        own = self.measure("measuring what you had")
+        self.measured_before, other = (raw, "random") if is_new(self.run) else (own, "raw")
+        self.beside[other] = own if other == "random" else raw
         return self.measured_before
 
     def mark(self) -> str:
@@ -201,7 +217,7 @@ class Job:
 
     def _dev_score(self) -> float:
         assert self.dev is not None
-        measured = self.dev.measure(lambda texts, role: embed(self.encoder, texts, role, precision=self.plan.precision))
+        measured = self.dev.measure(self._embedder())
         return value_of(measured.values[self.dev.metric])
 
     def after(self) -> dict[str, Any]:
@@ -211,8 +227,10 @@ class Job:
         self.measured_after = self.measure("measuring the trained model")
         self.metrics = judge(
             self.measured_before, self.measured_after, metric=self.choice.metric, unit=self.prepared.split.unit,
-            lexical=self.lexical, seed=self.run.seed,
+            beside=self.beside, seed=self.run.seed,
         )  # fmt: skip
+        if isinstance(self.items, Arrays):
+            self.metrics |= {"items": "arrays", "had": RAW if is_new(self.run) else str(self.run.model)}
         self.metrics["steps"] = len(self.history.loss)
         self.metrics["best_step"] = self.history.best_step
         self.metrics["dev"] = [[n, round(x, 6)] for n, x in self.history.dev]
@@ -220,11 +238,13 @@ class Job:
         return self.metrics
 
 
-def adapt(encoder: TextEncoder, run: Run) -> None:
+def adapt(encoder: Encoder, run: Run) -> None:
     """What of the encoder trains, and with which dropout, as the settings say."""
     if run.dropout is not None:
         encoder.set_dropout(run.dropout)
     if run.lora is not None:
+        if not isinstance(encoder, TextEncoder):
+            raise Refusal("a model of texts for --lora", "one of arrays", remedy="it is small: train all of it")
         torch.manual_seed(run.seed)  # of the adapters
         lora(encoder, rank=run.lora)
     if (layers := layers_to_freeze(run.freeze)) is not None:
@@ -242,7 +262,7 @@ def schedule_of(run: Run, plan: Plan) -> Schedule:
         accumulate=run.accumulate,
         shape=getattr(rates, run.schedule),
         layer_decay=run.layer_decay,
-        head=run.head_lr / run.lr if run.head_lr else None,
+        head=run.head_lr / plan.lr if run.head_lr else None,
     )
 
 
@@ -258,7 +278,7 @@ def notes(scratch: Path, tensorboard: bool) -> Iterator[journal.Note]:
         yield journal.both(*places)
 
 
-def make_method(recipe: Callable, encoder: TextEncoder, rows: TextRows, arguments: Mapping[str, Any]) -> Method:
+def make_method(recipe: Callable, encoder: Encoder, rows: Rows, arguments: Mapping[str, Any]) -> Method:
     """Call a recipe; what a user's own does wrong is said in one line.
 
     Raises:

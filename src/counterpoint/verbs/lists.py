@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from counterpoint.papers import index
-from counterpoint.verbs.recipes import AUTO, NEEDS
+from counterpoint.verbs.recipes import AUTO, AUTO_OF_ARRAYS, NEEDS
 
-NOT_YET = ("image", "audio", "arrays and series", "graph", "table", "interaction sequence", "image and text")
+NOT_YET = ("image", "audio", "series", "graph", "table", "interaction sequence", "image and text")
 
 
 def paper_lines(words: str) -> list[str]:
@@ -42,4 +42,6 @@ def kind_lines() -> list[str]:
             f"{name} ({' + '.join(roles)})" for name, roles in NEEDS.items() if name not in {c.recipe for c in AUTO}
         )
     ]
+    lines += ["arrays (npz, npy; parquet, jsonl and frames whose cells are lists of numbers; numpy in Python)"]
+    lines += [f"  {' + '.join(c.roles):<30} {c.recipe}, {c.metric}" for c in AUTO_OF_ARRAYS]
     return [*lines, f"not yet: {', '.join(NOT_YET)}"]

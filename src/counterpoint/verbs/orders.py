@@ -17,9 +17,9 @@ from counterpoint.verbs.settings import Run
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from counterpoint.data.batches import TextRows
+    from counterpoint.data.batches import Rows
     from counterpoint.data.roles import Samples
-    from counterpoint.encoders.text import TextEncoder
+    from counterpoint.encoders.encoder import Encoder
 
 FLAG = "--order-set"
 ELSEWHERE = {"batch": "--batch", "seed": "--seed", "weights": "--source-weight"}  # arguments with a flag of their own
@@ -77,19 +77,12 @@ def needs_of(function: Callable[..., Order]) -> str:
     return next(iter(inspect.signature(function).parameters))
 
 
-def contents_of(rows: TextRows) -> list[list[int]]:
+def contents_of(rows: Rows) -> list[list[int]]:
     """The content ids that each row brings: of its anchor, its positives and its negatives."""
-    from counterpoint.data.identity import content_id
-
-    known: dict[str, int] = {}
-
-    def number(text: str) -> int:
-        if text not in known:
-            known[text] = content_id(text)
-        return known[text]
-
+    others = {key: None for lists in (rows.positives, rows.negatives) for keys in lists for key in keys}
+    number = dict(zip(others, rows.items.ids(others), strict=True))
     sides = zip(rows.ids.tolist(), rows.positives, rows.negatives, strict=True)
-    return [[anchor, *map(number, positives), *map(number, negatives)] for anchor, positives, negatives in sides]
+    return [[anchor, *(number[key] for key in (*positives, *negatives))] for anchor, positives, negatives in sides]
 
 
 def refuse_missing(run: Run, samples: Samples) -> None:
@@ -104,7 +97,7 @@ def refuse_missing(run: Run, samples: Samples) -> None:
         raise Refusal(f"data with a {role} for --order {run.order}", roles, where=samples.source, remedy=remedy)
 
 
-def column_of(rows: TextRows, needs: str) -> Any:
+def column_of(rows: Rows, needs: str) -> Any:
     """What the rows bring for an order; `refuse_missing` has seen that they do."""
     if needs == "n":
         return len(rows)
@@ -116,7 +109,7 @@ def column_of(rows: TextRows, needs: str) -> Any:
     return rows.sources
 
 
-def make_order(run: Run, rows: TextRows, *, batch: int, tables: Mapping[str, Tensor] | None = None) -> Order:
+def make_order(run: Run, rows: Rows, *, batch: int, tables: Mapping[str, Tensor] | None = None) -> Order:
     """The order that a run asks for, over its training rows: a pure function of the epoch.
 
     Args:
@@ -141,7 +134,7 @@ def needs_tables(run: Run) -> bool:
     return needs_of(order_function(run.order)) == "table"
 
 
-def tables_of(encoder: TextEncoder, rows: TextRows, *, precision: str = "fp32") -> dict[str, Tensor]:
+def tables_of(encoder: Encoder, rows: Rows, *, precision: str = "fp32") -> dict[str, Tensor]:
     """What an order of hard batches reads, from the model as it is now; a checkpoint keeps it for the rest of the epoch.
 
     Args:
@@ -156,7 +149,7 @@ def tables_of(encoder: TextEncoder, rows: TextRows, *, precision: str = "fp32") 
     from counterpoint.encoders.text import embed
     from counterpoint.types import Embeddings
 
-    anchors = Embeddings.of(embed(encoder, rows.anchors, "anchor", precision=precision), id=rows.ids)
+    anchors = Embeddings.of(embed(encoder, rows.items.take(rows.anchors), "anchor", precision=precision), id=rows.ids)
     return {"table": table_of(anchors, k=min(NEIGHBOURS, len(rows)))}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,16 @@ import torch
 from rich.table import Table
 
 from counterpoint._ops.world import alone, count
-from counterpoint.data.batches import TextRows
+from counterpoint.data.batches import Rows
 from counterpoint.data.orders import Used
+from counterpoint.encoders.encoder import Encoder
 from counterpoint.encoders.text import TextEncoder, embed, missing_prompts
 from counterpoint.errors import Refusal
 from counterpoint.training.machine import memory_bytes, memory_free, pick_precision
 from counterpoint.training.method import Method
 from counterpoint.training.processes import Split, first_decides, same
 from counterpoint.training.rates import groups, passes
+from counterpoint.types import items_of
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.orders import order_line
 from counterpoint.verbs.prepare import Prepared
@@ -65,9 +67,11 @@ class Plan:
 
 
 def measure_lengths(
-    encoder: TextEncoder, prepared: Prepared, run: Run
+    encoder: Encoder, prepared: Prepared, run: Run
 ) -> tuple[dict[str, dict[str, float]], dict[str, list[int]]]:
-    """For each role how many tokens its texts keep and what share of them is cut."""
+    """For each role how many tokens its texts keep and what share of them is cut; nothing for what has no tokens."""
+    if not isinstance(encoder, TextEncoder):
+        return {}, {}
     frame = prepared.split.part("train")
     generator = np.random.default_rng(run.seed)
     lengths: dict[str, dict[str, float]] = {}
@@ -94,14 +98,14 @@ class Load:
     candidates: float
 
 
-def measure_load(encoder: TextEncoder, method: Method, rows: TextRows) -> Load:
+def measure_load(encoder: Encoder, method: Method, rows: Rows) -> Load:
     """The load of a row, from the method's own views of a few rows."""
     count = min(LOADED, len(rows))
     views = method.views(rows.take(np.arange(count)), torch.Generator().manual_seed(0))
     lengths = []
     for view in views.values():
         limit = encoder.lengths.get(view["role"], encoder.longest)
-        lengths.append([min(n, limit) for n in encoder.count_tokens(view["text"], view["role"])])
+        lengths.append([min(n, limit) for n in encoder.count_tokens(items_of(view), view["role"])])
     texts = sum(len(view) for view in lengths)
     tokens = sum(sum(view) for view in lengths)
     squares = sum(n * n for view in lengths for n in view)
@@ -109,23 +113,22 @@ def measure_load(encoder: TextEncoder, method: Method, rows: TextRows) -> Load:
     return Load(texts / count, PADDING * tokens / count, PADDING**2 * squares / count, others / count)
 
 
-def seconds_per_token(encoder: TextEncoder, texts: Sequence[str], role: str, precision: str) -> float:
-    """Forward time a token, measured on a few texts after a first pass that does not count."""
-    texts = list(texts[:TRIAL])
-    embed(encoder, texts, role, precision=precision)
+def seconds_per_token(encoder: Encoder, items: Any, role: str, precision: str) -> float:
+    """Forward time a token, measured on a few items after a first pass that does not count."""
+    embed(encoder, items, role, precision=precision)
     started = time.perf_counter()
-    embed(encoder, texts, role, precision=precision)
+    embed(encoder, items, role, precision=precision)
     limit = encoder.lengths.get(role, encoder.longest)
-    counted = sum(min(c, limit) for c in encoder.count_tokens(texts, role))
+    counted = sum(min(c, limit) for c in encoder.count_tokens(items, role))
     return (time.perf_counter() - started) / max(counted, 1)
 
 
 def make_plan(
     run: Run,
     prepared: Prepared,
-    encoder: TextEncoder,
+    encoder: Encoder,
     method: Method,
-    rows: TextRows,
+    rows: Rows,
     *,
     recipe: str,
     why: str,
@@ -152,7 +155,8 @@ def make_plan(
     Raises:
         Refusal: a batch that does not fit the memory, with the one that would.
     """
-    batch, warnings = min(run.batch, len(rows)), []
+    batch, warnings, lr = min(run.batch, len(rows)), [], run.lr
+    assert lr is not None  # see Run.for_kind
     if batch < run.batch:
         warnings.append(f"batch {run.batch} is more than the {len(rows)} training rows; {batch} is used")
     device = str(encoder.device)
@@ -161,7 +165,7 @@ def make_plan(
     lengths, counts = measure_lengths(encoder, prepared, run)
     encoder.lengths = {role: int(entry["tokens"]) for role, entry in lengths.items()}
     steps, epochs = _steps(run, epoch.batches)
-    head = run.head_lr / run.lr if run.head_lr else None
+    head = run.head_lr / lr if run.head_lr else None
     groups(dict(method.modules.items()), weight_decay=0.0, layer_decay=run.layer_decay, head=head)  # refuses in time
     load = measure_load(encoder, method, rows)
 
@@ -173,28 +177,28 @@ def make_plan(
 
     first_decides(lambda: _refuse_too_large(takes, batch, memory_free(device), run.micro))
     with alone():
-        pace = seconds_per_token(encoder, rows.anchors, "anchor", precision) / split.processes
+        some = rows.items.take(rows.anchors[:TRIAL])
+        pace = seconds_per_token(encoder, some, "anchor", precision) / split.processes
     costs = passes(encoder) + (1 if run.micro else 0)  # caching encodes once more
     rows_seen = batch * run.accumulate * steps
     training = costs * pace * load.tokens * rows_seen if run.minutes is None else 60 * run.minutes
     total = training + pace * evaluated * load.tokens / load.texts
-    if (typed := missing_prompts(encoder, run.model)) is not None:
+    typed = missing_prompts(encoder, str(run.model)) if isinstance(encoder, TextEncoder) else None
+    if typed is not None:
         warnings.append(f"models of this family lose quality without prompts: add {typed}")
-    if run.lora is not None and run.lr < LORA_LR:
-        warnings.append(
-            f"adapters learn little at a rate of {run.lr:g}; LoRA's authors take 5e-4 on RoBERTa: --lr 5e-4"
-        )
+    if run.lora is not None and lr < LORA_LR:
+        warnings.append(f"adapters learn little at a rate of {lr:g}; LoRA's authors take 5e-4 on RoBERTa: --lr 5e-4")
     for name, entry in lengths.items():
         if entry["cut"] > 1 - COVERED:
             warnings.append(f"{entry['cut']:.0%} of the {name} texts are cut at {entry['tokens']} tokens")
     return Plan(
-        recipe, why, arguments, metric, run.model, device, precision, steps, run.minutes, epochs, batch, run.micro,
-        str(split), int(load.candidates * batch) - 1, run.lr, lengths, counts, total / 60, takes(batch), tuple(warnings),
+        recipe, why, arguments, metric, str(run.model), device, precision, steps, run.minutes, epochs, batch, run.micro,
+        str(split), int(load.candidates * batch) - 1, lr, lengths, counts, total / 60, takes(batch), tuple(warnings),
         run.accumulate, run.schedule, what_trains(encoder, run), order_line(run, epoch),
     )  # fmt: skip
 
 
-def what_trains(encoder: TextEncoder, run: Run) -> str:
+def what_trains(encoder: Encoder, run: Run) -> str:
     """Which weights of the encoder train, in words; empty where all do."""
     sizes = [(p.numel(), p.requires_grad) for p in encoder.parameters()]
     trained, total = sum(n for n, yes in sizes if yes), sum(n for n, _ in sizes)
@@ -257,7 +261,8 @@ def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, 
     lengths = "; ".join(f"{r} {e['tokens']} tokens ({e['cut']:.0%} of texts cut)" for r, e in plan.lengths.items())
     steps = f"{plan.steps} steps, {plan.epochs:.2g} passes over the data" if plan.steps < 10**9 else ""
     budget = f"{plan.minutes:g} minutes" if plan.minutes else ""
-    through = f" ({plan.micro} texts at a time through the encoder)" if plan.micro else ""
+    noun = "texts" if plan.lengths else "rows"
+    through = f" ({plan.micro} {noun} at a time through the encoder)" if plan.micro else ""
     rows = {
         "training method": f"{plan.recipe} ({plan.why})",
         "its arguments": ", ".join(f"{k}={v}" for k, v in plan.arguments.items()) or "none",
@@ -270,7 +275,7 @@ def show_plan(plan: Plan, prepared: Prepared, asked: tuple[int, int], out: str, 
         "batch": f"{plan.split} rows{through}; negatives per anchor up to {plan.negatives}",
         **({"an update": _accumulation(plan)} if plan.accumulate > 1 else {}),
         "order": plan.order,
-        "lengths": lengths,
+        **({"lengths": lengths} if lengths else {}),
         "expected": f"{plan.expected_minutes:.1f} minutes, {plan.expected_memory / 1e9:.1f} GB of memory",
         "run folder": out,
     }

@@ -41,6 +41,17 @@ AUTO = (
     Choice(("anchor",), "simcse", "mrr@10", "texts alone: each is its own positive under two dropout masks; measured "
         "by whether the first half of a text finds its second"),
 )  # fmt: skip
+# The same for arrays.
+AUTO_OF_ARRAYS = (
+    Choice(("anchor", "positive", "value"), "scarf", "spearman", "pairs with a value: trained without labels, the "
+        "values measure it"),
+    *AUTO[1:3],
+    Choice(("anchor", "label"), "supcon", "accuracy", "arrays with a label: equal labels are positive pairs"),
+    Choice(("anchor",), "scarf", "mrr@10", "arrays alone: each has to find itself among others when most of its numbers "
+        "are replaced; measured by the same on rows that were held out"),
+)  # fmt: skip
+# recipe -> the kind of data that alone it works on.
+ONLY: Mapping[str, str] = {"scarf": "arrays"}
 # recipe -> roles that it cannot do without.
 NEEDS: Mapping[str, tuple[str, ...]] = {
     "pairs": ("anchor", "positive"),
@@ -58,9 +69,13 @@ def choose(samples: Samples, recipe: str) -> tuple[str, Choice]:
     Raises:
         Refusal: for a recipe whose roles the data do not have.
     """
-    match = next(c for c in AUTO if all(samples.has(r) for r in c.roles))
+    table = AUTO if samples.items.kind == "text" else AUTO_OF_ARRAYS
+    match = next(c for c in table if all(samples.has(r) for r in c.roles))
     if recipe == "auto":
         return match.recipe, match
+    if ONLY.get(recipe, samples.items.kind) != samples.items.kind:
+        remedy = f"--recipe auto takes {match.recipe}"
+        raise Refusal(f"{ONLY[recipe]} for --recipe {recipe}", samples.items.kind, where=samples.source, remedy=remedy)
     for role in NEEDS.get(recipe, ()):
         if not samples.has(role):
             raise Refusal(
@@ -80,15 +95,15 @@ def function_of(recipe: str) -> Callable:
     """
     if ".py:" in recipe:
         return _own(recipe)
-    from counterpoint.recipes import momentum, text
+    from counterpoint.recipes import arrays, momentum, text
 
-    known = {name: getattr(room, name) for room in (text, momentum) for name in room.__all__}
-    if recipe not in known:
-        remedy = closest(recipe, ["auto", *known])
+    ours = {name: getattr(module, name) for module in (text, momentum, arrays) for name in module.__all__}
+    if recipe not in ours:
+        remedy = closest(recipe, ["auto", *ours])
         if recipe.endswith(".py"):
             remedy = f"name the function in it: {recipe}:FUNCTION"
         raise Refusal("a recipe", f"'{recipe}'", where="--recipe", remedy=remedy)
-    return known[recipe]
+    return ours[recipe]
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
+from counterpoint.data.arrays import Arrays
 from counterpoint.encoders.folder import save
 from counterpoint.evaluation.report import Story, render
 from counterpoint.evaluation.tasks import Classification, Retrieval, Task
@@ -54,7 +55,7 @@ def write(job: Job, scratch: Path, searches: Sequence[Mapping[str, Any]] = ()) -
         folder.write_json(scratch / "cost.json", cost)
         folder.write_json(scratch / "health.json", {"schema": SCHEMA, **job.health.record()})
         if vectors is not None:
-            write_corpus(scratch / "corpus.parquet", job.task, vectors)
+            write_corpus(scratch / "corpus.parquet", job, vectors)
         (scratch / "report.html").write_text(report_of(job, run, cost, searches), encoding="utf-8")
 
 
@@ -84,7 +85,7 @@ def record_of(job: Job) -> dict[str, Any]:
         ],
         "prompts": job.encoder.prompts,
         "versions": {"python": platform.python_version(), **{name: metadata.version(name) for name in VERSIONS}},
-        "next": next_commands(job.out, corpus=job.measured_after.vectors is not None),
+        "next": next_commands(job),
     }
 
 
@@ -108,15 +109,24 @@ def candidates_of(task: Task) -> Sequence[str]:
     return task.known if isinstance(task, Classification) else ()
 
 
-def write_corpus(path: Path, task: Task, vectors: Tensor) -> None:
-    """The candidates with their vectors in half precision, for `counterpoint search`."""
+def write_corpus(path: Path, job: Job, vectors: Tensor) -> None:
+    """The candidates with their vectors in half precision, for `counterpoint search`; of arrays also the rows they are in."""
     half = vectors.numpy().astype(np.float16)
-    table = pl.DataFrame({"text": list(candidates_of(task)), "vector": half.astype(np.float32)})
+    keys = candidates_of(job.task)
+    table = pl.DataFrame({"text": [job.items.show(key) for key in keys], "vector": half.astype(np.float32)})
+    if isinstance(job.items, Arrays):
+        table = table.with_columns(pl.Series("rows", job.items.rows_of(keys)))
     table.with_columns(pl.col("vector").cast(pl.Array(pl.Float32, vectors.shape[1]))).write_parquet(path)
 
 
-def next_commands(out: Path, *, corpus: bool) -> list[str]:
+def next_commands(job: Job) -> list[str]:
     """Lines that a person can type or paste to go on."""
+    out, corpus = job.out, job.measured_after.vectors is not None
+    if isinstance(job.items, Arrays):
+        lines = [f"counterpoint search {out} {job.items.rows_of(candidates_of(job.task)[:1])[0]}"] if corpus else []
+        shape = (2, *job.items.shape)
+        code = f"import counterpoint, numpy; print(counterpoint.load('{out}').encode(numpy.zeros({shape})).shape)"
+        return [*lines, f'python -c "{code}"']
     lines = [f'counterpoint search {out} "your words"'] if corpus else []
     return [
         *lines,
@@ -130,17 +140,18 @@ def examples(job: Job) -> list[dict[str, Any]]:
     task, old, new = job.task, job.measured_before, job.measured_after
     if not isinstance(task, Retrieval):
         return []
+    show = job.items.show
     gain = 1 / new.ranks - 1 / old.ranks
     order = np.argsort(-gain, kind="stable")
     picked = [i for i in order[:MOVED] if gain[i] > 0] + [i for i in order[::-1][:MOVED] if gain[i] < 0]
     return [
         {
-            "query": task.queries[i],
-            "positive": task.candidates[task.positives[i][0]],
+            "query": show(task.queries[i]),
+            "positive": show(task.candidates[task.positives[i][0]]),
             "before": int(old.ranks[i]),
             "after": int(new.ranks[i]),
-            "top_before": task.candidates[old.top[i]] if old.top[i] >= 0 else "",
-            "top_after": task.candidates[new.top[i]] if new.top[i] >= 0 else "",
+            "top_before": show(task.candidates[old.top[i]]) if old.top[i] >= 0 else "",
+            "top_after": show(task.candidates[new.top[i]]) if new.top[i] >= 0 else "",
         }
         for i in picked
     ]

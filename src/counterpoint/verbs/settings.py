@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
@@ -70,21 +70,38 @@ def layers_to_freeze(freeze: str | int | None) -> int | None:
 
 
 @dataclass(frozen=True)
+class Defaults:
+    """What a run takes where nothing was said, by the kind of data."""
+
+    model: str
+    lr: float
+    steps: int | None
+
+
+# A pretrained model is tuned, slowly, for one pass; an encoder of arrays starts from nothing (rate: SCARF's).
+DEFAULTS: Mapping[str, Defaults] = {
+    "text": Defaults(MINILM, 5e-5, None),
+    "arrays": Defaults("mlp", 1e-3, 2000),
+}
+
+
+@dataclass(frozen=True)
 class Run:
     """How to train; together with the data and the seed, enough to repeat it.
 
     Args:
         recipe: the training method, "auto", or path/to/file.py:function for one of your own.
-        model: a sentence-transformers folder, a transformers backbone, a run of ours, or a name on the hub.
+        model: of texts, a sentence-transformers folder, a transformers backbone, a run of ours, or a name on the hub; of
+            arrays "mlp", "mlp:depth=2,hidden=64,width=32", or a run of ours. None: all-MiniLM-L6-v2, and "mlp".
         out: the run folder; None: runs/<data>-<recipe>-<n>.
         steps: updates at most. epochs: passes over the training rows. minutes: wall-clock budget of training. With
-            none of the three, one epoch.
+            none of the three, one epoch of texts, 2,000 steps on arrays.
         batch: rows an update; each of the others in it serves as a negative.
         micro: texts that the encoder sees at a time; None: all of a batch. The loss sees the whole batch either way, with
             the same gradient; a step takes memory for `micro` texts, and about a third more time.
         order: how batches are put together, one of `counterpoint.data.orders`. order_settings: its arguments.
             source_weights: source -> how many times as often its rows are drawn.
-        lr: peak learning rate.
+        lr: peak learning rate; None: 5e-5 for texts, 1e-3 for arrays.
         schedule: of the rate after it has risen for a tenth of the run: "linear" or "cosine" to 0, or "constant".
         layer_decay: each layer's rate is this times that of the layer above it; embeddings are lowest. 1: one rate for all.
         head_lr: peak rate of parts beside the model, such as a training head; None: `lr`.
@@ -111,7 +128,7 @@ class Run:
     """
 
     recipe: str = "auto"
-    model: str = MINILM
+    model: str | None = None
     out: str | None = None
     steps: int | None = None
     epochs: float | None = None
@@ -121,7 +138,7 @@ class Run:
     order: str = "shuffled"
     order_settings: Mapping[str, Any] = field(default_factory=dict)
     source_weights: Mapping[str, float] = field(default_factory=dict)
-    lr: float = 5e-5
+    lr: float | None = None
     schedule: str = "linear"
     layer_decay: float = 1.0
     head_lr: float | None = None
@@ -156,7 +173,7 @@ class Run:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise Refusal("a number above 0", value, where=flag_of(name))
         self._check_training()
-        if self.lr > 1:
+        if self.lr is not None and self.lr > 1:
             raise Refusal("a learning rate of at most 1", self.lr, where="--lr", remedy="5e-5 is the default")
         if self.batch < 2:
             remedy = "the negatives of a row are the others of its batch"
@@ -185,6 +202,21 @@ class Run:
             raise Refusal(wanted, self.patience, where="--patience", remedy=remedy)
         layers_to_freeze(self.freeze)
 
+    def for_kind(self, kind: str) -> Run:
+        """The same settings, with what was left open decided for a kind of data.
+
+        >>> Run().for_kind("arrays").model
+        'mlp'
+        """
+        own = DEFAULTS[kind]
+        open_ended = self.steps is None and self.epochs is None and self.minutes is None
+        return replace(
+            self,
+            model=own.model if self.model is None else self.model,
+            lr=own.lr if self.lr is None else self.lr,
+            steps=own.steps if open_ended else self.steps,
+        )
+
     def _check_types(self) -> None:
         """What a Python caller may get wrong; the command line hands over the right types."""
         for name, kind in NUMBERS.items():
@@ -192,7 +224,7 @@ class Run:
             if value is not None and (isinstance(value, bool) or not isinstance(value, kind)):
                 raise Refusal("a whole number" if kind is Integral else "a number", repr(value), where=flag_of(name))
         for name in ("recipe", "model", "precision", "device", "schedule", "order"):
-            if not isinstance(getattr(self, name), str | PurePath):
+            if not (isinstance(getattr(self, name), str | PurePath) or (name == "model" and self.model is None)):
                 remedy = "a recipe of your own is named by path/to/file.py:function" if name == "recipe" else None
                 raise Refusal("a text", type(getattr(self, name)).__name__, where=f"--{name}", remedy=remedy)
         for source, weight in self.source_weights.items():

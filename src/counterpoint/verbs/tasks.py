@@ -7,15 +7,20 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import torch
 
+from counterpoint.data.arrays import Arrays
+from counterpoint.data.items import Items
 from counterpoint.data.roles import assign
 from counterpoint.data.sources import read
 from counterpoint.errors import Refusal
 from counterpoint.evaluation.tasks import Classification, Retrieval, Similarity, Task, halves
 from counterpoint.verbs.prepare import Prepared
 from counterpoint.verbs.recipes import Choice
+from counterpoint.views.arrays import corrupted
 
-KNOWN = 5_000  # labelled training texts that a class is read from; more would cost time and change little
+KNOWN = 5_000  # labelled training items that a class is read from; more would cost time and change little
+HIDDEN = 0.6  # share of an array's numbers that are replaced before it has to find itself; SCARF's own
 
 
 def corpus_texts(path: str, delimiter: str | None = None) -> list[str]:
@@ -42,15 +47,50 @@ def corpus_texts(path: str, delimiter: str | None = None) -> list[str]:
     return texts
 
 
-def tasks(prepared: Prepared, choice: Choice, corpus: Sequence[str] | None, *, seed: int) -> tuple[Task, Task | None]:
-    """The test task and the dev task; dev is None where its rows are too few to tell a step from another.
+def tasks(
+    prepared: Prepared, choice: Choice, corpus: Sequence[str] | None, *, seed: int
+) -> tuple[Task, Task | None, Items]:
+    """The test task, the dev task, and the items that both ask for; dev is None where its rows are too few to tell a step
+    from another.
 
     Args:
         prepared: the split data.
         choice: which roles there are and which metric they allow.
         corpus: texts that the test ranks against; None: all distinct positives. Dev ranks against its own positives.
-        seed: decides which training texts a class is read from.
+        seed: decides which training items a class is read from, and what is hidden of arrays.
     """
+    items = prepared.samples.items
+    if isinstance(items, Arrays):
+        if corpus is not None:
+            remedy = "arrays are ranked among all positives of the data"
+            raise Refusal("texts for --corpus", "arrays", where="--corpus", remedy=remedy)
+        if choice.roles == ("anchor",):
+            return _hidden(prepared, items, seed)
+    test, dev = _of_roles(prepared, choice, corpus, seed=seed)
+    return test, dev, items
+
+
+def _hidden(prepared: Prepared, items: Arrays, seed: int) -> tuple[Task, Task | None, Items]:
+    """Arrays without labels: one in which most numbers were replaced by other rows' has to find itself as it was.
+
+    It is a stand-in for meaning, not meaning itself. What is hidden is drawn once, so that every encoder is asked the same.
+    """
+    marginals = items.take(prepared.split.part("train")["anchor"].to_list())
+    found: list[Task] = []
+    for number, part in enumerate(("test", "dev")):
+        frame = prepared.split.part(part).unique("anchor", keep="first", maintain_order=True)
+        keys, rows = frame["anchor"].to_list(), torch.from_numpy(frame["row"].to_numpy().copy())
+        generator = torch.Generator().manual_seed((seed + number) % 2**63)
+        asked = corrupted(items.take(keys), rows, marginals, rate=HIDDEN, generator=generator)
+        items, queries = items.added(asked.numpy(), (rows + 1).tolist(), f"{HIDDEN:.0%} of its numbers replaced")
+        place = [[i] for i in range(len(keys))]
+        found.append(Retrieval(queries, place, keys, frame["unit"].to_numpy(), roles=("anchor", "anchor")))
+    return found[0], found[1] if found[1].sizes()[0] > 1 else None, items
+
+
+def _of_roles(
+    prepared: Prepared, choice: Choice, corpus: Sequence[str] | None, *, seed: int
+) -> tuple[Task, Task | None]:
     parts = {name: prepared.split.part(name) for name in ("train", "dev", "test")}
     if corpus is not None and (choice.metric != "mrr@10" or "positive" not in choice.roles):
         raise Refusal("pairs to rank for --corpus", f"roles {', '.join(prepared.samples.columns)}")

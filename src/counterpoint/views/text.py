@@ -1,13 +1,16 @@
-"""Views of text: the sides of a labelled pair, and the same text twice."""
+"""Views of any kind of item: the sides of a labelled pair, and the same item twice."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from counterpoint.data.identity import content_ids
+from counterpoint.data.identity import ids_of
 from counterpoint.types import Batch
+from counterpoint.views.draws import uniform
 
 Views = Callable[[Batch, torch.Generator], dict[str, Batch]]
 
@@ -20,41 +23,68 @@ def anchors_and_candidates(*, negatives: int) -> Views:
     Args:
         negatives: how many negatives of each row to draw, at most; 0 takes none.
 
-    >>> batch = {"id": torch.tensor([1]), "anchor": ["a"], "positive": [["b"]], "negative": [["c", "d"]]}
+    >>> batch = {"id": torch.tensor([1]), "row": torch.tensor([0])}
+    >>> batch |= {"anchor": ["a"], "positive": [["b"]], "negative": [["c", "d"]]}
     >>> anchors_and_candidates(negatives=2)(batch, torch.Generator())["candidate"]["text"]
     ['b', 'c', 'd']
     """
 
     def views(batch: Batch, generator: torch.Generator) -> dict[str, Batch]:
-        chosen = [text for texts in batch["positive"] for text in draw(texts, 1, generator)]
+        chosen = draw(batch["positive"], 1, rows=batch["row"], generator=generator)
         if negatives:
-            chosen += [text for texts in batch["negative"] for text in draw(texts, negatives, generator)]
+            chosen += draw(batch["negative"], negatives, rows=batch["row"], generator=generator)
+        candidates = named(chosen)
+        (items,) = candidates.values()
         return {
-            "anchor": {"text": batch["anchor"], "id": batch["id"], "role": "anchor"},
-            "candidate": {"text": chosen, "id": content_ids(chosen), "role": "positive"},
+            "anchor": {**named(batch["anchor"]), "id": batch["id"], "role": "anchor"},
+            "candidate": {**candidates, "id": ids_of(items), "role": "positive"},
         }
 
     return views
 
 
-def draw(texts: list[str], count: int, generator: torch.Generator) -> list[str]:
-    """At most `count` of the texts, without replacement, in the order of the list.
+def named(items: Sequence[Any] | Tensor) -> dict[str, Any]:
+    """Items under the name of their kind: a list of texts, or arrays as one tensor.
 
-    >>> draw(["a"], 3, torch.Generator())
-    ['a']
+    >>> named(["a"]), named([torch.zeros(2), torch.ones(2)])["array"].shape
+    ({'text': ['a']}, torch.Size([2, 2]))
     """
-    if len(texts) <= count:
-        return texts
-    picked = torch.randperm(len(texts), generator=generator)[:count]
-    return [texts[i] for i in sorted(picked.tolist())]
+    if isinstance(items, Tensor):
+        return {"array": items}
+    if items and isinstance(items[0], Tensor):
+        return {"array": torch.stack(list(items))}
+    return {"text": items}
+
+
+def draw(cells: Sequence[Any], count: int, *, rows: Tensor, generator: torch.Generator) -> list[Any]:
+    """At most `count` items of each row's cell, without replacement, in the order of the cell.
+
+    What a row gets depends on its number and the generator, not on the rows beside it.
+
+    Args:
+        cells: for each row its items.
+        count: items to take of each.
+        rows: [n] row numbers.
+        generator: of the draws; moved on by one number, whatever the cells.
+
+    >>> draw([["a"], ["b", "c"]], 3, rows=torch.arange(2), generator=torch.Generator())
+    ['a', 'b', 'c']
+    """
+    longest = max((len(cell) for cell in cells), default=0)
+    numbers = uniform(generator, rows, longest).tolist()
+    taken = []
+    for cell, order in zip(cells, numbers, strict=True):
+        places = sorted(range(len(cell)), key=order.__getitem__)[:count]
+        taken += [cell[i] for i in sorted(places)]
+    return taken
 
 
 def twice(batch: Batch, _generator: torch.Generator) -> dict[str, Batch]:
-    """Each text twice; the encoder's dropout makes the two views differ.
+    """Each item twice; the encoder's dropout makes the two views differ.
 
     >>> sorted(twice({"anchor": ["a"], "id": torch.tensor([1])}, torch.Generator()))
     ['first', 'second']
     """
-    shared = {"text": batch["anchor"], "id": batch["id"], "role": "anchor"}
+    shared = {**named(batch["anchor"]), "id": batch["id"], "role": "anchor"}
     shared |= {"label": batch["label"]} if "label" in batch else {}
     return {"first": {**shared, "view": 0}, "second": {**shared, "view": 1}}
