@@ -52,4 +52,6 @@ def with_negatives(rows: TextRows, candidate: Int[Tensor, "n k"], pool: Sequence
     if candidate.numel() and int(candidate.max()) >= len(pool):
         raise ValueError(f"wanted places below {len(pool)}, got {int(candidate.max())}")
     both = zip(rows.negatives, candidate.tolist(), strict=True)
-    return replace(rows, negatives=[list(dict.fromkeys([*given, *(pool[i] for i in at if i >= 0)])) for given, at in both])
+    return replace(
+        rows, negatives=[list(dict.fromkeys([*given, *(pool[i] for i in at if i >= 0)])) for given, at in both]
+    )

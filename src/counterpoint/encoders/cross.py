@@ -31,6 +31,7 @@ class CrossEncoder(nn.Module):
         self.model = model
         self.tokenizer = tokenizer
         self.longest = longest
+        self.prompts: dict[str, str] = {}  # both texts are read as they are
         self.stored = next(p.dtype for p in model.parameters())  # what the folder holds; saved as that
         model.float()
 
@@ -66,7 +67,9 @@ class CrossEncoder(nn.Module):
 
     def count_tokens(self, left: Sequence[str], right: Sequence[str]) -> list[int]:
         """How many tokens each pair has before any cut."""
-        return [len(ids) for ids in self.tokenizer(list(left), list(right), truncation=False, verbose=False)["input_ids"]]
+        return [
+            len(ids) for ids in self.tokenizer(list(left), list(right), truncation=False, verbose=False)["input_ids"]
+        ]
 
 
 def judge_pairs(
@@ -135,10 +138,12 @@ def load_cross(
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
     own = (config.get("architectures") or [""])[0].endswith(HEAD)
-    outputs = len(config["id2label"]) if "id2label" in config else 2  # of a config that does not say, transformers' default
+    outputs = (
+        len(config["id2label"]) if "id2label" in config else 2
+    )  # of a config that does not say, transformers' default
     if own and outputs != 1:
-        remedy = "a cross-encoder that scores; classifiers such as NLI models are something else"
-        raise Refusal("a cross-encoder with one output", outputs, where=str(name), remedy=remedy)
+        hint = "classifiers, such as NLI models, do not score pairs"
+        raise Refusal("a cross-encoder with one output", outputs, where=str(name), remedy=hint)
     settings = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     try:
         model = AutoModelForSequenceClassification.from_pretrained(place, num_labels=1, **settings)

@@ -92,7 +92,7 @@ def reranking(
     candidates: Sequence[str],
     *,
     unit: np.ndarray,
-    size: int = 30,
+    size: int,
     seed: int = 0,
 ) -> Reranking:
     """A task whose lists hold a query's positives and negatives, half of the rest by BM25, the other half at random.

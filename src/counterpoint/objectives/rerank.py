@@ -105,9 +105,7 @@ def listwise(pairs: Embeddings) -> Outcome:
     counted = positive & (total[group] > 0)
     against = highest + torch.log(torch.where(total > 0, total, 1.0))
     rows = torch.where(counted, softplus(torch.where(counted, against[group] - score, 0.0)), 0.0)
-    return Outcome(
-        {"listwise": mean(rows, counted.to(score))}, {"listwise": 1.0}, {"negatives": _negatives(pairs)}
-    )
+    return Outcome({"listwise": mean(rows, counted.to(score))}, {"listwise": 1.0}, {"negatives": _negatives(pairs)})
 
 
 def _lists(pairs: Embeddings) -> tuple[Int[Tensor, " n"], int]:

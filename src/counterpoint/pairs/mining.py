@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,75 +11,17 @@ from torch import Tensor
 
 from counterpoint._ops.hashed import hashed_uniform
 from counterpoint._ops.neighbours import neighbours
-from counterpoint.errors import Refusal
+from counterpoint.pairs.limits import Against, Mining
 from counterpoint.pairs.listed import listed
 from counterpoint.papers import paper
 from counterpoint.types import Edges, Embeddings, Relation
 
 # Places of queries and of candidates -> a score of each pair, higher for pairs that belong together.
 Judge = Callable[[Int[Tensor, " e"], Int[Tensor, " e"]], Float[Tensor, " e"]]
-Against = Literal["weakest", "strongest"]
-Pick = Literal["top", "random"]
 # What may happen to a candidate in reach of a query, in the order in which it is asked; the first that applies counts.
 REASONS = ("rank", "no positive", "highest", "lowest", "margin", "relative margin", "filter", "spare")
 KEPT, NOWHERE = -1, -2  # the second: fewer candidates than places
 BLOCK = 4096  # queries at a time: bounds memory at block x depth numbers
-
-
-@dataclass(frozen=True)
-class Mining:
-    """Which neighbours of a query become its negatives. Scores are cosines where rows have unit length.
-
-    Args:
-        count: negatives for each query, at most; at least 1.
-        depth: how many of the nearest candidates are looked at, at least 1. Ranks count candidates that are not known
-            to belong to the query.
-        skip: the first ranks that are left out, where false negatives are most frequent; at least 0, below depth.
-        margin: a negative scores at most the positive less this; None: no such limit.
-        relative_margin: a negative scores at most the positive less this share of its size; 0.05 is 95 % of it.
-        highest, lowest: limits of the score itself.
-        filter_margin: what the filter scores above its own score of the positive less this is dropped.
-        against: which positive counts where a query has several: the "weakest" (lowest score) or the "strongest".
-        pick: "top" takes the nearest that are left, "random" draws among all that are left.
-        seed: of the draws, which belong to pairs by identity: the order of rows does not change them.
-
-    Raises:
-        Refusal: for a number out of its range.
-    """
-
-    count: int = 4
-    depth: int = 100
-    skip: int = 0
-    margin: float | None = None
-    relative_margin: float | None = 0.05
-    highest: float | None = None
-    lowest: float | None = None
-    filter_margin: float = 0.0
-    against: Against = "weakest"
-    pick: Pick = "top"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name, least in (("count", 1), ("depth", 1), ("skip", 0)):
-            if getattr(self, name) < least:
-                raise Refusal(f"at least {least}", getattr(self, name), where=f"--{name}")
-        if self.skip >= self.depth:
-            remedy = "the first --skip ranks of --depth are left out"
-            raise Refusal(f"a --skip below --depth {self.depth}", self.skip, where="--skip", remedy=remedy)
-        if self.count > self.depth - self.skip:
-            came, remedy = f"{self.count} of {self.depth - self.skip}", "raise --depth"
-            raise Refusal("no more negatives than candidates looked at", came, where="--count", remedy=remedy)
-        if self.highest is not None and self.lowest is not None and self.lowest > self.highest:
-            raise Refusal(f"a --lowest of at most --highest {self.highest}", self.lowest, where="--lowest")
-        for name in ("against", "pick"):
-            allowed = {"against": ("weakest", "strongest"), "pick": ("top", "random")}[name]
-            if getattr(self, name) not in allowed:
-                raise Refusal(" or ".join(allowed), f"'{getattr(self, name)}'", where=f"--{name}")
-
-    @property
-    def compares(self) -> bool:
-        """Whether candidates are compared with a positive."""
-        return self.margin is not None or self.relative_margin is not None
 
 
 @dataclass(frozen=True)
@@ -197,15 +138,15 @@ def _of_block(
     rule = listed(relation, negative_weight=0.0)
     edges = rule.edges(queries, candidates)
     positive = edges.row[edges.attract > 0].cpu(), edges.col[edges.attract > 0].cpu()
-    bar = extreme(dots(queries, candidates, *positive), positive[0], len(queries), how.against)
+    bar = extreme(_dots(queries, candidates, positive), positive[0], len(queries), against=how.against)
     found = neighbours(queries, candidates, how.depth, rule=rule)
     index, score = found.index.cpu(), found.score.cpu()
-    fate = fates(index, score, bar, how, compares=how.compares or judge is not None)
+    fate = _fates(index, score, bar, how=how, compares=how.compares or judge is not None)
     order = _order(index, queries, candidates, how)
     judged = torch.full_like(score, torch.nan)
     judged_bar = None
     if judge is not None:
-        judged_bar = extreme(judge(*positive), positive[0], len(queries), how.against)
+        judged_bar = extreme(judge(*positive), positive[0], len(queries), against=how.against)
         _ask(judge, index, fate, order, judged, limit=judged_bar - how.filter_margin, count=how.count)
     rank = _left(fate, order).cumsum(1)
     spare = torch.zeros_like(fate, dtype=torch.bool).scatter_(1, order, (rank > how.count) & _left(fate, order))
@@ -221,18 +162,18 @@ def _of_block(
     )  # fmt: skip
 
 
-def dots(a: Embeddings, c: Embeddings, row: Int[Tensor, " e"], col: Int[Tensor, " e"]) -> Float[Tensor, " e"]:
+def _dots(a: Embeddings, c: Embeddings, at: tuple[Tensor, Tensor]) -> Float[Tensor, " e"]:
     """The scores of listed pairs, a block at a time."""
-    blocks = zip(row.split(BLOCK), col.split(BLOCK), strict=True)
+    blocks = zip(at[0].split(BLOCK), at[1].split(BLOCK), strict=True)
     return torch.cat([a.z.new_zeros(0), *((a.z[i] * c.z[j]).sum(1) for i, j in blocks)]).float().cpu()
 
 
 def extreme(
-    score: Float[Tensor, " e"], owner: Int[Tensor, " e"], rows: int, against: Against
+    score: Float[Tensor, " e"], owner: Int[Tensor, " e"], rows: int, *, against: Against
 ) -> Float[Tensor, " n"]:
     """The lowest or the highest score of each owner; NaN for one without any.
 
-    >>> extreme(torch.tensor([3.0, 1.0]), torch.tensor([0, 0]), 2, "weakest").tolist()
+    >>> extreme(torch.tensor([3.0, 1.0]), torch.tensor([0, 0]), 2, against="weakest").tolist()
     [1.0, nan]
     """
     out = torch.full((rows,), torch.nan, dtype=torch.float32)
@@ -240,8 +181,8 @@ def extreme(
     return out.scatter_reduce_(0, owner.cpu(), score.float().cpu(), how, include_self=False)
 
 
-def fates(
-    index: Int[Tensor, "n k"], score: Float[Tensor, "n k"], bar: Float[Tensor, " n"], how: Mining, *, compares: bool
+def _fates(
+    index: Int[Tensor, "n k"], score: Float[Tensor, "n k"], bar: Float[Tensor, " n"], *, how: Mining, compares: bool
 ) -> Int[Tensor, "n k"]:
     """The first reason that speaks against each candidate before the filter, as its place in `REASONS`; KEPT: none."""
     limit = bar[:, None]
@@ -267,7 +208,7 @@ def _order(index: Tensor, queries: Embeddings, candidates: Embeddings, how: Mini
     if how.pick == "top":
         return torch.arange(index.shape[1]).expand_as(index).contiguous()
     drawn = hashed_uniform(how.seed, queries.id.cpu()[:, None], candidates.id.cpu()[index.clamp(min=0)])
-    return torch.where(index < 0, 1.0, drawn).argsort(1, stable=True)
+    return torch.where(index < 0, 1.0, drawn).argsort(dim=1, stable=True)
 
 
 def _left(fate: Tensor, order: Tensor) -> Bool[Tensor, "n k"]:

@@ -13,7 +13,8 @@ from counterpoint.data.batches import TextRows
 from counterpoint.data.identity import content_ids
 from counterpoint.data.mined import digest, with_negatives
 from counterpoint.errors import Refusal
-from counterpoint.pairs.mining import Judge, Mining, mine_negatives
+from counterpoint.pairs.limits import Mining
+from counterpoint.pairs.mining import Judge, mine_negatives
 from counterpoint.types import Embeddings
 
 # Texts and their role -> unit vectors.

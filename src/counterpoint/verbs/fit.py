@@ -13,6 +13,7 @@ from counterpoint.evaluation.verdict import BETTER
 from counterpoint.verbs import folder, record
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.job import Job
+from counterpoint.verbs.recipes import CROSS
 from counterpoint.verbs.settings import Run
 
 NO_MEMORY = ("can't allocate memory", "out of memory")  # torch on the CPU, on accelerators
@@ -48,7 +49,10 @@ def fit(data: object, *, dry_run: bool = False, quiet: bool = False, **settings:
     Raises:
         Refusal: for input that cannot be used; nothing is left behind.
     """
-    job = Job(data, Run(**settings), Screen(quiet=quiet))
+    run = Run(**settings)
+    if run.recipe in CROSS:
+        return _fit_cross(data, run, Screen(quiet=quiet), dry_run=dry_run)
+    job = Job(data, run, Screen(quiet=quiet))
     if dry_run:
         return None
     with finishing(job) as scratch:
@@ -59,10 +63,25 @@ def fit(data: object, *, dry_run: bool = False, quiet: bool = False, **settings:
     return show_verdict(Trained(job.out, job.metrics), job.screen)
 
 
+def _fit_cross(data: object, run: Run, screen: Screen, *, dry_run: bool) -> Trained | None:
+    """The same for a cross-encoder."""
+    from counterpoint.verbs import cross
+
+    job = cross.CrossJob(data, run, screen)
+    if dry_run:
+        return None
+    with finishing(job) as scratch:  # type: ignore[arg-type]
+        job.before()
+        job.train()
+        job.after()
+        cross.write(job, scratch)
+    return show_verdict(Trained(job.out, job.metrics), screen)
+
+
 def room(job: Job) -> int:
     """Bytes on disk that the run will need, with a fifth to spare: weights, corpus vectors, report."""
     weights = sum(p.numel() * p.element_size() for p in job.encoder.parameters())
-    return int(SPARE * (weights + 2 * job.encoder.width * job.task.sizes()[1] + REPORT))
+    return int(SPARE * (weights + 2 * getattr(job.encoder, "width", 0) * job.task.sizes()[1] + REPORT))
 
 
 @contextmanager

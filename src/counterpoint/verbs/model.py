@@ -12,6 +12,7 @@ import polars as pl
 import torch
 
 from counterpoint._ops.neighbours import neighbours
+from counterpoint.encoders.cross import is_cross_encoder
 from counterpoint.encoders.text import TextEncoder, embed
 from counterpoint.encoders.text import load as load_encoder
 from counterpoint.errors import Refusal
@@ -103,6 +104,9 @@ def load(
     """
     folder = Path(path).expanduser()
     run = folder if (folder / "run.json").exists() else None
+    if run is not None and is_cross_encoder(run):
+        remedy = "a cross-encoder scores pairs: use it with 'counterpoint mine --filter'"
+        raise Refusal("a model that embeds texts", "a cross-encoder", where=str(path), remedy=remedy)
     return Model(load_encoder(str(path), lengths=lengths, device=device, trust_remote_code=trust_remote_code), run)
 
 

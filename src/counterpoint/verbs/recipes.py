@@ -47,9 +47,14 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "pairs_with_negatives": ("anchor", "positive", "negative"),
     "simcse_supervised": ("anchor", "positive", "negative"),
     "supcon": ("anchor", "label"),
+    "cross_encoder": ("anchor", "positive"),
+    "cross_encoder_listwise": ("anchor", "positive"),
 }
+CROSS = ("cross_encoder", "cross_encoder_listwise")  # recipes whose model scores pairs
 # Arguments that have to be positive -> the least that fp32 can divide by, or that counts.
-ABOVE_ZERO: Mapping[str, float] = {"temperature": 2.0**-126, "hard_weight": 2.0**-126, "negatives": 1}
+ABOVE_ZERO: Mapping[str, float] = {"temperature": 2.0**-126, "hard_weight": 2.0**-126, "negatives": 1} | {
+    "positive_weight": 2.0**-126
+}
 
 
 def choose(samples: Samples, recipe: str) -> tuple[str, Choice]:
@@ -80,14 +85,15 @@ def function_of(recipe: str) -> Callable:
     """
     if ".py:" in recipe:
         return _own(recipe)
-    from counterpoint.recipes import text
+    from counterpoint.recipes import cross, text
 
-    if recipe not in text.__all__:
-        remedy = closest(recipe, ["auto", *text.__all__])
+    known = {name: getattr(module, name) for module in (text, cross) for name in module.__all__}
+    if recipe not in known:
+        remedy = closest(recipe, ["auto", *known])
         if recipe.endswith(".py"):
             remedy = f"name the function in it: {recipe}:FUNCTION"
         raise Refusal("a recipe", f"'{recipe}'", where="--recipe", remedy=remedy)
-    return getattr(text, recipe)
+    return known[recipe]
 
 
 @contextlib.contextmanager

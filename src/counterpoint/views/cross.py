@@ -40,9 +40,9 @@ def query_and_candidates(relation: Relation, pool: Sequence[str], *, negatives: 
         for i, (query, row) in enumerate(zip(batch["id"].tolist(), batch["row"], strict=True)):
             known = {query, *relation.positives(query)}
             chosen = _shuffled(batch["positive"][i], row, salt)[:1]
-            given = {text: None for text in batch["negative"][i]}
+            given = dict.fromkeys(batch["negative"][i])
             others = _shuffled(_unknown(given, known, chosen), row, salt)[:negatives]
-            others += _filled(pool, known, [*chosen, *others], row, salt, negatives - len(others))
+            others += _filled(pool, known, [*chosen, *others], key=(salt, row), count=negatives - len(others))
             left += [batch["anchor"][i]] * (len(chosen) + len(others))
             right += chosen + others
             at += [i] * (len(chosen) + len(others))
@@ -71,11 +71,11 @@ def _unknown(texts: Mapping[str, None], known: set[int], taken: Sequence[str]) -
 
 
 def _filled(
-    pool: Sequence[str], known: set[int], taken: Sequence[str], row: Int[Tensor, ""], salt: int, count: int
+    pool: Sequence[str], known: set[int], taken: Sequence[str], *, key: tuple[int, Tensor], count: int
 ) -> list[str]:
     """Up to `count` other texts of the pool; fewer where most of it is known or taken."""
     if count <= 0 or not pool:
         return []
     tries = 4 * count + len(known)  # enough unless the pool is hardly larger than what is asked
-    places = (hashed_uniform(salt, row.expand(tries), torch.arange(tries)) * len(pool)).long().tolist()
+    places = (hashed_uniform(key[0], key[1].expand(tries), torch.arange(tries)) * len(pool)).long().tolist()
     return _unknown(dict.fromkeys(pool[i] for i in places), known, taken)[:count]
