@@ -1,0 +1,37 @@
+"""Numbers drawn by identity: the published generator, even, and the same wherever a row stands."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from counterpoint._ops.hashed import _mix, hashed_uniform
+
+
+def test_the_mixer_is_splitmix64() -> None:
+    # The first outputs of the reference implementation (Vigna, splitmix64.c) from the state 1234567.
+    state, out = np.uint64(1234567), []
+    for _ in range(3):
+        out.append(int(_mix(np.array([state], dtype=np.uint64))[0]))
+        with np.errstate(over="ignore"):
+            state = state + np.uint64(0x9E3779B97F4A7C15)
+    assert out == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+def test_draws_are_even_and_belong_to_their_keys() -> None:
+    x = hashed_uniform(3, torch.arange(20_000))
+    assert 0 <= x.min()
+    assert x.max() < 1
+    assert torch.histc(x.float(), 10, 0, 1).sub(2000).abs().max() < 250
+    order = torch.randperm(20_000)
+    assert torch.equal(hashed_uniform(3, torch.arange(20_000)[order]), x[order])
+    assert not torch.equal(hashed_uniform(4, torch.arange(20_000)), x)
+
+
+def test_keys_broadcast_and_are_not_exchangeable() -> None:
+    grid = hashed_uniform(0, torch.arange(3)[:, None], torch.arange(4))
+    assert grid.shape == (3, 4)
+    assert grid[1, 2] == hashed_uniform(0, torch.tensor([1]), torch.tensor([2]))
+    assert grid[1, 2] != grid[2, 1]
+    assert len(torch.unique(grid)) == 12
+    assert hashed_uniform(0, torch.tensor([-5, 2**62])).shape == (2,)
