@@ -45,7 +45,8 @@ def by_loops(
     a: Embeddings, c: Embeddings, relation: Relation, how: Mining, judge: Tensor | None
 ) -> tuple[list[list[int]], dict[str, int]]:
     """What mining means, one query and one candidate after the other."""
-    grade = {(q, d): g for q, d, g in zip(*(x.tolist() for x in (relation.anchor_id, relation.candidate_id, relation.grade)), strict=True)}  # fmt: skip
+    edges = (x.tolist() for x in (relation.anchor_id, relation.candidate_id, relation.grade))
+    grade = {(q, d): g for q, d, g in zip(*edges, strict=True)}
     worst = {"weakest": min, "strongest": max}[how.against]
     kept, dropped = [], dict.fromkeys(("known", *REASONS), 0)
     for i, q in enumerate(a.id.tolist()):
@@ -186,18 +187,14 @@ def test_a_margin_of_zero_keeps_whatever_the_positive_outscores() -> None:
 
 @pytest.mark.parametrize("pick", ["top", "random"])
 @pytest.mark.parametrize("block", [1, 5, 4096])
-def test_neither_order_nor_blocks_change_what_is_mined(
-    pick: str, block: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_neither_order_nor_blocks_change_what_is_mined(pick: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     a, c, relation = world(2)
     judge = judge_of(a, c)
     how = Mining(count=3, depth=40, pick=pick, relative_margin=0.05)  # type: ignore[arg-type]
     first = mine_negatives(a, c, relation, how=how, judge=lambda i, j: judge[i, j])
     monkeypatch.setattr(module, "BLOCK", block)
     left, right = torch.randperm(len(a)), torch.randperm(len(c))
-    again = mine_negatives(
-        a.rows(left), c.rows(right), relation, how=how, judge=lambda i, j: judge[left[i], right[j]]
-    )
+    again = mine_negatives(a.rows(left), c.rows(right), relation, how=how, judge=lambda i, j: judge[left[i], right[j]])
 
     def edges(m: module.Mined) -> list[tuple[int, int]]:
         return sorted(zip(m.query_id.tolist(), m.candidate_id.tolist(), strict=True))

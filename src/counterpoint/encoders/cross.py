@@ -165,6 +165,7 @@ def save_cross(encoder: CrossEncoder, target: Path) -> None:
         encoder: the model.
         target: a folder that does not exist yet.
     """
+    quiet_libraries()
     target.mkdir(parents=True)
     state = {name: tensor.detach().to(encoder.stored).cpu() for name, tensor in encoder.model.state_dict().items()}
     encoder.model.save_pretrained(target, state_dict=state)

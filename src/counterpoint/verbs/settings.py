@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
 
 from counterpoint.bundled import MINILM
-from counterpoint.errors import Refusal
+from counterpoint.errors import Refusal, closest
+from counterpoint.pairs.limits import Mining
 
 NUMBERS = {
     "lr": Real,
@@ -21,6 +22,7 @@ NUMBERS = {
     "micro": Integral,
     "seed": Integral,
     "dropout": Real,
+    "mine_every": Integral,
 }
 SHORTEST = 4  # tokens: a beginning, an end, and two of a text
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -51,6 +53,8 @@ class Run:
         allow: codes of `check` to go on in spite of.
         trust_remote_code: run code that the model's folder carries.
         evaluations: how often dev is measured while training.
+        mine_every: epochs after which the model mines new negatives for its training rows; None: never.
+        mining: which ones: fields of `pairs.limits.Mining`, such as count and depth.
     """
 
     recipe: str = "auto"
@@ -76,13 +80,16 @@ class Run:
     allow: tuple[str, ...] = ()
     trust_remote_code: bool = False
     evaluations: int = 4
+    mine_every: int | None = None
+    mining: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_types()
-        for name in ("lr", "steps", "epochs", "minutes", "batch", "micro"):
+        for name in ("lr", "steps", "epochs", "minutes", "batch", "micro", "mine_every"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise Refusal("a number above 0", value, where=f"--{name}")
+                raise Refusal("a number above 0", value, where=f"--{name.replace('_', '-')}")
+        self.negatives_between_epochs()
         if self.lr > 1:
             raise Refusal("a learning rate of at most 1", self.lr, where="--lr", remedy="5e-5 is the default")
         if self.batch < 2:
@@ -94,6 +101,20 @@ class Run:
             raise Refusal("a dropout rate from 0 up to 1", self.dropout, where="--dropout")
         if not 0 <= self.seed < 2**63:
             raise Refusal("a seed of at least 0", self.seed, where="--seed")
+
+    def negatives_between_epochs(self) -> Mining | None:
+        """Which negatives are mined between epochs; None: none are.
+
+        Raises:
+            Refusal: for a setting that mining does not have, or mining that never happens.
+        """
+        known = {f.name for f in fields(Mining)}
+        unknown = next((name for name in self.mining if name not in known), None)
+        if unknown is not None:
+            raise Refusal("a setting of mining", f"'{unknown}'", where="--mining", remedy=closest(unknown, known))
+        if self.mine_every is None and self.mining:
+            raise Refusal("--mine-every EPOCHS beside --mining", "none", remedy="--mine-every 1 mines after each epoch")
+        return None if self.mine_every is None else Mining(**{"seed": self.seed, **self.mining})
 
     def _check_types(self) -> None:
         """What a Python caller may get wrong; the command line hands over the right types."""
