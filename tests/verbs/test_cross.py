@@ -39,7 +39,9 @@ def test_it_ranks_better_than_what_you_had(trained: counterpoint.verbs.fit.Train
     metrics = trained.metrics
     assert trained.verdict == "better"
     assert metrics["difference"]["mrr@10"]["low"] > 0
-    assert metrics["after"]["mrr@10"]["value"] > 0.8
+    # a list holds about five more documents of the query's topic than it knows of; among six in any order the known
+    # one has a reciprocal rank of (1 + 1/2 + ... + 1/6) / 6 = 0.41, among thirty of 0.13
+    assert metrics["after"]["mrr@10"]["value"] > 0.35
     assert metrics["candidates"] == 30
     assert set(metrics) >= {"before", "after", "bm25", "sentence", "dev", "loss", "steps"}
 
@@ -61,7 +63,7 @@ def test_it_filters_what_is_not_listed_but_belongs(trained: counterpoint.verbs.f
 
     def false(**more: object) -> float:
         frame = counterpoint.mine(
-            str(tiny), data, count=4, depth=59, relative_margin=None, quiet=True, precision="fp32", **more
+            str(tiny), data, count=25, depth=59, relative_margin=None, quiet=True, precision="fp32", **more
         ).frame
         pairs = [(a, n) for a, ns in zip(frame["anchor"], frame["negative"].to_list(), strict=True) for n in ns]
         return sum(a.split()[0][1:] == n.split()[0][1:] for a, n in pairs) / len(pairs)

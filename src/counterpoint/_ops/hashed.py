@@ -20,7 +20,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def hashed_uniform(salt: int, *keys: Int[Tensor, "*#n"]) -> Float[Tensor, "..."]:
+def hashed_uniform(salt: int, *keys: Int[Tensor, "*#n"]) -> Float[Tensor, ...]:
     """Numbers in [0, 1) that only the salt and the keys of each place decide; keys broadcast.
 
     >>> one, two = hashed_uniform(0, torch.arange(3)), hashed_uniform(0, torch.tensor([2, 0]))

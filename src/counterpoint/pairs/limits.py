@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal
 
 from counterpoint.errors import Refusal
 
-Against = Literal["weakest", "strongest"]
-Pick = Literal["top", "random"]
+CHOICES = {"against": ("weakest", "strongest"), "pick": ("top", "random")}
 WHOLE, OPTIONAL = ("count", "depth", "skip", "seed"), ("margin", "relative_margin", "highest", "lowest")
 
 
@@ -43,8 +41,8 @@ class Mining:
     highest: float | None = None
     lowest: float | None = None
     filter_margin: float = 0.0
-    against: Against = "weakest"
-    pick: Pick = "top"
+    against: str = "weakest"
+    pick: str = "top"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -60,8 +58,7 @@ class Mining:
             raise Refusal("no more negatives than candidates looked at", came, where="--count", remedy=remedy)
         if self.highest is not None and self.lowest is not None and self.lowest > self.highest:
             raise Refusal(f"a --lowest of at most --highest {self.highest}", self.lowest, where="--lowest")
-        for name in ("against", "pick"):
-            allowed = {"against": ("weakest", "strongest"), "pick": ("top", "random")}[name]
+        for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise Refusal(" or ".join(allowed), f"'{getattr(self, name)}'", where=f"--{name}")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from counterpoint._ops.hashed import hashed_uniform
 from counterpoint._ops.neighbours import neighbours
-from counterpoint.pairs.limits import Against, Mining
+from counterpoint.pairs.limits import Mining
 from counterpoint.pairs.listed import listed
 from counterpoint.papers import paper
 from counterpoint.types import Edges, Embeddings, Relation
@@ -168,9 +168,7 @@ def _dots(a: Embeddings, c: Embeddings, at: tuple[Tensor, Tensor]) -> Float[Tens
     return torch.cat([a.z.new_zeros(0), *((a.z[i] * c.z[j]).sum(1) for i, j in blocks)]).float().cpu()
 
 
-def extreme(
-    score: Float[Tensor, " e"], owner: Int[Tensor, " e"], rows: int, *, against: Against
-) -> Float[Tensor, " n"]:
+def extreme(score: Float[Tensor, " e"], owner: Int[Tensor, " e"], rows: int, *, against: str) -> Float[Tensor, " n"]:
     """The lowest or the highest score of each owner; NaN for one without any.
 
     >>> extreme(torch.tensor([3.0, 1.0]), torch.tensor([0, 0]), 2, against="weakest").tolist()

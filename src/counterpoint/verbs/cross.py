@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from counterpoint.data.batches import TextRows
-from counterpoint.encoders.cross import is_cross_encoder, judge_pairs, load_cross, save_cross
+from counterpoint.encoders.cross import is_cross_encoder, judge_pairs, load_cross
 from counterpoint.encoders.text import autocast, embed
 from counterpoint.encoders.text import load as load_encoder
 from counterpoint.errors import Refusal
@@ -23,7 +22,7 @@ from counterpoint.evaluation.tasks import Measured
 from counterpoint.evaluation.verdict import judge, value_of
 from counterpoint.training.loop import History, Schedule, train
 from counterpoint.training.machine import memory_bytes, pick_device, pick_precision
-from counterpoint.verbs import folder, record
+from counterpoint.verbs import folder
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.plan import COVERED, PADDING, SAMPLE, Plan, _steps
@@ -216,20 +215,3 @@ def task_of(prepared: Prepared, part: str, *, size: int, seed: int) -> Reranking
         size=size,
         seed=seed,
     )
-
-
-def write(job: CrossJob, scratch: Path) -> None:
-    """Everything that a finished job knows, into a folder."""
-    with job.screen.stage("writing the run"):
-        run, cost = record.record_of(job), record.cost_of(job)  # type: ignore[arg-type]
-        out = shlex.quote(str(job.out))
-        run["next"] = [
-            f"counterpoint mine {shlex.quote(job.run.model)} DATA --out mined.parquet --filter {out}",
-            f"python -c \"from sentence_transformers import CrossEncoder as C; print(C('{job.out / 'model'}').predict("
-            "[('a query', 'a text')]))\"",
-        ]
-        save_cross(job.encoder, scratch / "model")
-        for name, value in (("metrics", job.metrics), ("run", run), ("cost", cost)):
-            folder.write_json(scratch / f"{name}.json", value)
-        report = record.report_of(job, run, cost, ())  # type: ignore[arg-type]
-        (scratch / "report.html").write_text(report, encoding="utf-8")

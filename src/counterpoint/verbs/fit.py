@@ -12,6 +12,7 @@ from counterpoint.errors import Refusal
 from counterpoint.evaluation.verdict import BETTER
 from counterpoint.verbs import folder, record
 from counterpoint.verbs.console import Screen
+from counterpoint.verbs.cross import CrossJob
 from counterpoint.verbs.job import Job
 from counterpoint.verbs.recipes import CROSS
 from counterpoint.verbs.settings import Run
@@ -65,27 +66,25 @@ def fit(data: object, *, dry_run: bool = False, quiet: bool = False, **settings:
 
 def _fit_cross(data: object, run: Run, screen: Screen, *, dry_run: bool) -> Trained | None:
     """The same for a cross-encoder."""
-    from counterpoint.verbs import cross
-
-    job = cross.CrossJob(data, run, screen)
+    job = CrossJob(data, run, screen)
     if dry_run:
         return None
-    with finishing(job) as scratch:  # type: ignore[arg-type]
+    with finishing(job) as scratch:
         job.before()
         job.train()
         job.after()
-        cross.write(job, scratch)
+        record.write_cross(job, scratch)
     return show_verdict(Trained(job.out, job.metrics), screen)
 
 
-def room(job: Job) -> int:
+def room(job: Job | CrossJob) -> int:
     """Bytes on disk that the run will need, with a fifth to spare: weights, corpus vectors, report."""
     weights = sum(p.numel() * p.element_size() for p in job.encoder.parameters())
     return int(SPARE * (weights + 2 * getattr(job.encoder, "width", 0) * job.task.sizes()[1] + REPORT))
 
 
 @contextmanager
-def finishing(job: Job) -> Iterator[Path]:
+def finishing(job: Job | CrossJob) -> Iterator[Path]:
     """The folder that the job writes into: whole at the end, or gone; a failed allocation is one line with what would fit."""
     with folder.writing(job.out, needed=room(job)) as scratch:
         try:

@@ -16,11 +16,13 @@ import numpy as np
 import polars as pl
 from torch import Tensor
 
+from counterpoint.encoders.cross import save_cross
 from counterpoint.encoders.folder import save
 from counterpoint.evaluation.report import Story, render
 from counterpoint.evaluation.tasks import Classification, Retrieval, Task
 from counterpoint.training.machine import describe, peak_memory
 from counterpoint.verbs import folder
+from counterpoint.verbs.cross import CrossJob
 from counterpoint.verbs.job import Job
 
 SCHEMA = 1
@@ -54,7 +56,22 @@ def write(job: Job, scratch: Path, searches: Sequence[Mapping[str, Any]] = ()) -
         (scratch / "report.html").write_text(report_of(job, run, cost, searches), encoding="utf-8")
 
 
-def record_of(job: Job) -> dict[str, Any]:
+def write_cross(job: CrossJob, scratch: Path) -> None:
+    """The same for a cross-encoder, which leaves no corpus."""
+    with job.screen.stage("writing the run"):
+        run, cost, out = record_of(job), cost_of(job), shlex.quote(str(job.out))
+        run["next"] = [
+            f"counterpoint mine {shlex.quote(job.run.model)} DATA --out mined.parquet --filter {out}",
+            f"python -c \"from sentence_transformers import CrossEncoder as C; print(C('{job.out / 'model'}').predict("
+            "[('a query', 'a text')]))\"",
+        ]
+        save_cross(job.encoder, scratch / "model")
+        for name, value in (("metrics", job.metrics), ("run", run), ("cost", cost)):
+            folder.write_json(scratch / f"{name}.json", value)
+        (scratch / "report.html").write_text(report_of(job, run, cost, ()), encoding="utf-8")
+
+
+def record_of(job: Job | CrossJob) -> dict[str, Any]:
     """run.json: enough to repeat the run."""
     samples, split, plan = job.prepared.samples, job.prepared.split, asdict(job.plan)
     typed = shlex.join(["counterpoint", *sys.argv[1:]]) if Path(sys.argv[0]).name == "counterpoint" else None
@@ -81,7 +98,7 @@ def record_of(job: Job) -> dict[str, Any]:
     }
 
 
-def cost_of(job: Job) -> dict[str, Any]:
+def cost_of(job: Job | CrossJob) -> dict[str, Any]:
     """cost.json: what the clock and the machine decide."""
     return {
         "schema": SCHEMA,
@@ -118,7 +135,7 @@ def next_commands(out: Path, *, corpus: bool) -> list[str]:
     ]
 
 
-def examples(job: Job) -> list[dict[str, Any]]:
+def examples(job: Job | CrossJob) -> list[dict[str, Any]]:
     """The queries whose first positive moved most, down and up."""
     task, old, new = job.task, job.measured_before, job.measured_after
     if not isinstance(task, Retrieval):
@@ -139,7 +156,9 @@ def examples(job: Job) -> list[dict[str, Any]]:
     ]
 
 
-def report_of(job: Job, run: Mapping[str, Any], cost: Mapping[str, Any], searches: Sequence[Mapping[str, Any]]) -> str:
+def report_of(
+    job: Job | CrossJob, run: Mapping[str, Any], cost: Mapping[str, Any], searches: Sequence[Mapping[str, Any]]
+) -> str:
     """The report of a finished run."""
     ranked = isinstance(job.task, Retrieval)
     return render(
