@@ -38,7 +38,9 @@ def vectors(texts: Sequence[str], _role: str) -> Tensor:
 
 
 def test_rows_get_the_negatives_that_brute_force_finds() -> None:
-    data = rows()
+    once = toy_rows(40)
+    twice = [*once, *({"query": r["query"], "doc": once[-i]["doc"]} for i, r in enumerate(once[::3]))]
+    data = TextRows.of(pl.DataFrame({"anchor": [r["query"] for r in twice], "positive": [[r["doc"]] for r in twice]}))
     pool = pool_of(data)
     state = remine(vectors, data, pool, how=HOW)
     new = mined_rows(data, state, pool)

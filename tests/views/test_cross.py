@@ -65,6 +65,13 @@ def test_draws_change_with_the_generator_and_reach_everything() -> None:
     assert {text for f in found for text in f[7][2]} == {"n7", "n8", "n9"}
 
 
+def test_rows_of_equal_texts_draw_apart() -> None:
+    texts = {"anchor": ["q"] * 40, "positive": [["p", "r"]] * 40, "negative": [["a", "b", "c", "d"]] * 40}
+    batch = {"id": torch.full((40,), content_id("q")), "row": torch.arange(40), **texts}
+    pair = query_and_candidates(Relation.of([], []), [], negatives=1)(batch, torch.Generator().manual_seed(0))["pair"]
+    assert set(pair["other"]) == {"p", "r", "a", "b", "c", "d"}
+
+
 def test_a_row_without_anything_to_draw_from_has_fewer() -> None:
     views = query_and_candidates(Relation.of([], []), [], negatives=3)
     row = {"id": torch.tensor([1]), "row": torch.tensor([0]), "anchor": ["q"], "positive": [["p"]], "negative": [[]]}

@@ -76,7 +76,11 @@ def show_mined(
         f"{report['kept']:,} negatives for {queries:,} queries among {report['candidates']:,} candidates", style="bold"
     )
     table = Table(box=None, pad_edge=False, padding=(0, 2), show_header=False)
-    for wanted, words in ((how.count, f"all {how.count}"), (None, f"1 to {how.count - 1}"), (0, "none")):
+    for wanted, words in (
+        (how.count, f"all {how.count}"),
+        (None, "1" if how.count == 2 else f"1 to {how.count - 1}"),
+        (0, "none"),
+    ):
         if wanted is None and how.count == 1:
             continue
         n = (
