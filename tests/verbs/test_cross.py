@@ -59,7 +59,7 @@ def test_the_folder_holds_a_filter(trained: counterpoint.verbs.fit.Trained) -> N
 
 def test_it_filters_what_is_not_listed_but_belongs(trained: counterpoint.verbs.fit.Trained, tiny: Path) -> None:
     """Each query's topic has documents that it does not list: the filter takes most of them out."""
-    data = [{"query": f"q{i % 6} w{i}", "doc": f"d{i % 6} w{i + 1}"} for i in range(60)]
+    data = [{"query": f"q{i % 6} w{i} w{i + 3}", "doc": f"d{i % 6} w{i + 1} w{i + 5}"} for i in range(60)]
 
     def false(**more: object) -> float:
         frame = counterpoint.mine(
@@ -69,7 +69,7 @@ def test_it_filters_what_is_not_listed_but_belongs(trained: counterpoint.verbs.f
         return sum(a.split()[0][1:] == n.split()[0][1:] for a, n in pairs) / len(pairs)
 
     plain, filtered = false(), false(filter=trained.path, filter_margin=1.0)
-    assert plain > 0.1
+    assert plain > 0.05
     assert filtered < plain / 3
 
 

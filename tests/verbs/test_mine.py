@@ -83,7 +83,7 @@ def test_given_negatives_and_other_roles_stay(tiny: Path) -> None:
 
 
 def test_splits_are_mined_apart(tiny: Path) -> None:
-    parts = ["train"] * 40 + ["test"] * 20
+    parts = ["train", "test", "train"] * 20
     data = [{**r, "split": part} for r, part in zip(pairs(), parts, strict=True)]
     frame = counterpoint.mine(str(tiny), data, **LOOSE).frame
     for part in ("train", "test"):
