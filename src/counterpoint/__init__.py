@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from counterpoint.verbs.check import check
     from counterpoint.verbs.demo import demo
     from counterpoint.verbs.fit import fit
+    from counterpoint.verbs.mine import mine
     from counterpoint.verbs.model import load, search
 
 __version__ = "0.1.0"
-__all__ = ["Refusal", "check", "demo", "fit", "load", "search"]
+__all__ = ["Refusal", "check", "demo", "fit", "load", "mine", "search"]
 
 _HOMES = {
     "Refusal": "counterpoint.errors",
@@ -26,6 +27,7 @@ _HOMES = {
     "demo": "counterpoint.verbs.demo",
     "fit": "counterpoint.verbs.fit",
     "load": "counterpoint.verbs.model",
+    "mine": "counterpoint.verbs.mine",
     "search": "counterpoint.verbs.model",
 }
 

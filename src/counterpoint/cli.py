@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from counterpoint.errors import Refusal
+from counterpoint.pairs.limits import Mining
 from counterpoint.verbs.settings import Run
 
 NOT_BETTER, INTERRUPTED = 3, 130
@@ -75,6 +77,12 @@ def fit(
     ] = None,
     source_weight: Annotated[
         list[str] | None, typer.Option(metavar="SOURCE=NUMBER", help="How many times as often its rows are drawn.")
+    ] = None,
+    mine_every: Annotated[
+        int | None, typer.Option(metavar="EPOCHS", help="Mine new negatives by the model as it is then.")
+    ] = None,
+    mining: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Which: count=4, depth=100, relative_margin=0.05...")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate [default: 5e-5; of arrays 1e-3].")] = Run.lr,
     schedule: Annotated[str, typer.Option(help="Of the rate: linear, cosine or constant.")] = Run.schedule,
@@ -161,7 +169,7 @@ def fit(
     settings = {f.name: given[f.name] for f in fields(Run) if f.name in given}
     settings |= {"settings": _named(set_, "--set"), "prompts": _named(prompt, "--prompt"), "roles": _roles(given)}
     settings |= {"lengths": _whole_numbers(_named(length, "--length")), "allow": tuple(allow or ())}
-    settings |= {"order_settings": _named(order_set, "--order-set")}
+    settings |= {"order_settings": _named(order_set, "--order-set"), "mining": _values(_named(mining, "--mining"))}
     settings |= {"source_weights": _numbers(_named(source_weight, "--source-weight"), "--source-weight")}
     Run(**settings)  # a bad number is refused before torch is loaded
     from counterpoint.verbs.fit import fit as run_fit
@@ -228,6 +236,70 @@ def check(
     codes = tuple(allow or ())
     findings = run_check(data if len(data) > 1 else data[0], roles=roles, match=match, delimiter=delimiter, allow=codes)
     lint.accept(findings, codes, source=" + ".join(path.name for path in data))
+
+
+@app.command()
+def mine(
+    model: Annotated[str, typer.Argument(help="Finds the nearest: a folder, a run or a name.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="A csv, tsv, jsonl or parquet file of pairs.", show_default=False)],
+    out: Annotated[str, typer.Option(metavar="FILE", help="A new .parquet, .jsonl or .csv.", show_default=False)],
+    count: Annotated[int, typer.Option(help="Negatives a query, at most.")] = Mining.count,
+    depth: Annotated[int, typer.Option(help="How many of the nearest are looked at.")] = Mining.depth,
+    skip: Annotated[int, typer.Option(help="First ranks that are left out.")] = Mining.skip,
+    relative_margin: Annotated[
+        float, typer.Option(help="Negatives score at most the positive less this share.")
+    ] = Mining.relative_margin or 0,
+    margin: Annotated[float | None, typer.Option(help="... at most the positive less this.")] = Mining.margin,
+    no_margin: Annotated[bool, typer.Option("--no-margin", help="Do not compare with the positive.")] = False,
+    highest: Annotated[float | None, typer.Option(help="Highest score of a negative.")] = Mining.highest,
+    lowest: Annotated[float | None, typer.Option(help="Lowest score of a negative.")] = Mining.lowest,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", metavar="MODEL", help="A cross-encoder or a second model as a filter.")
+    ] = None,
+    filter_margin: Annotated[float, typer.Option(help="Of the filter's scores.")] = Mining.filter_margin,
+    against: Annotated[str, typer.Option(help="Which positive counts: weakest or strongest.")] = Mining.against,
+    pick: Annotated[str, typer.Option(help="top, or random among all that are left.")] = Mining.pick,
+    seed: Annotated[int, typer.Option(help="Of random picks.")] = Mining.seed,
+    corpus: Annotated[str | None, typer.Option(metavar="FILE", help="More texts to take negatives from.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(metavar="ROLE=TEXT", help="Put before texts.")] = None,
+    length: Annotated[list[str] | None, typer.Option(metavar="ROLE=TOKENS", help="Where texts are cut.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = Run.precision,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = Run.device,
+    anchor: Anchor = None,
+    positive: Positive = None,
+    negative: Negative = None,
+    label: Label = None,
+    value: Value = None,
+    weight: Weight = None,
+    group: Group = None,
+    split: SplitColumn = None,
+    time: Time = None,
+    ignore: Ignore = None,
+    match: Match = None,
+    delimiter: Delimiter = None,
+    allow: Allow = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
+) -> None:
+    """Find hard negatives for the queries of labelled pairs, and write data that 'fit' takes as they are.
+
+    Says what was kept and why the rest was left, and shows the most doubtful ones.
+
+    Examples:
+
+      counterpoint mine all-MiniLM-L6-v2 clicks.csv --out mined.parquet
+
+      counterpoint mine runs/clicks-pairs-1 clicks.csv --out mined.parquet --filter runs/clicks-cross_encoder-1
+    """
+    given = dict(locals())
+    limits = {f.name: given[f.name] for f in fields(Mining)}
+    limits |= {"relative_margin": None, "margin": None} if no_margin else {}
+    settings = {name: given[name] for name in ("corpus", "precision", "device", "match", "delimiter")}
+    settings |= {"prompts": _named(prompt, "--prompt"), "lengths": _whole_numbers(_named(length, "--length"))}
+    settings |= {"roles": _roles(given), "allow": tuple(allow or ()), "trust_remote_code": trust_remote_code}
+    Mining(**limits), Run(**settings)  # a bad number is refused before torch is loaded
+    from counterpoint.verbs.mine import mine as run_mine
+
+    run_mine(model, data, out=out, filter=filter_, **limits, **settings)
 
 
 @app.command()
@@ -323,6 +395,22 @@ def _named(options: list[str] | None, flag: str) -> dict[str, str]:
             raise Refusal("NAME=VALUE", f"'{option}'", where=flag)
         pairs[name] = value
     return pairs
+
+
+def _values(words: dict[str, str]) -> dict[str, int | float | str | None]:
+    """Words as whole numbers, numbers, None or words.
+
+    >>> _values({"count": "2", "margin": "0.1", "relative_margin": "none", "pick": "top"})
+    {'count': 2, 'margin': 0.1, 'relative_margin': None, 'pick': 'top'}
+    """
+
+    def value(word: str) -> int | float | str | None:
+        for kind in (int, float):
+            with contextlib.suppress(ValueError):
+                return kind(word)
+        return None if word == "none" else word
+
+    return {name: value(word) for name, word in words.items()}
 
 
 def _whole_numbers(values: dict[str, str]) -> dict[str, int]:

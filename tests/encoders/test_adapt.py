@@ -13,7 +13,7 @@ from torch import nn
 
 pytest.importorskip("peft")
 
-from counterpoint.data.batches import TextRows
+from counterpoint.data.batches import Rows
 from counterpoint.encoders import adapt
 from counterpoint.encoders.adapt import adapters, lora, matrices, merge, merged
 from counterpoint.encoders.folder import save
@@ -32,9 +32,9 @@ TEXTS = ["q1 d1 w1", "q2 w5 w6 w7", "d3"]
 LORA = "Hu et al.: LoRA: Low-Rank Adaptation of Large Language Models, arXiv:2106.09685, 2021"
 
 
-def rows(count: int = 32) -> TextRows:
+def rows(count: int = 32) -> Rows:
     data = toy_rows(count)
-    return TextRows.of(pl.DataFrame({"anchor": [r["query"] for r in data], "positive": [[r["doc"]] for r in data]}))
+    return Rows.of(pl.DataFrame({"anchor": [r["query"] for r in data], "positive": [[r["doc"]] for r in data]}))
 
 
 def stirred(encoder: TextEncoder) -> TextEncoder:
@@ -226,7 +226,7 @@ def test_every_recipe_trains_with_adapters(name: str, tiny: Path) -> None:
     frame = {"anchor": [r["query"] for r in data], "positive": [[r["doc"]] for r in data]}
     frame["negative"] = [[data[(i + 7) % 32]["doc"]] for i in range(32)]
     frame["label"] = [r["query"].split()[0] for r in data]
-    table = TextRows.of(pl.DataFrame(frame))
+    table = Rows.of(pl.DataFrame(frame))
     method = getattr(text, name)(lora(load(str(tiny)), rank=2), table)
     before = {n: p.detach().clone() for n, p in method.modules.named_parameters()}
     train(method, table.take, 32, Schedule(2, 0.01, warmup=0.0), batch=16, seed=0, autocast=FP32)

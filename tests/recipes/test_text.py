@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from counterpoint.data.batches import TextRows
+from counterpoint.data.batches import Rows
 from counterpoint.data.orders import shuffled
 from counterpoint.encoders.text import autocast, load
 from counterpoint.errors import Refusal
@@ -27,15 +27,15 @@ from ..conftest import make_tiny_model, toy_rows
 RECIPES = text.__all__
 
 
-def rows(count: int = 64) -> TextRows:
+def rows(count: int = 64) -> Rows:
     data = toy_rows(count)
     frame = {"anchor": [r["query"] for r in data], "positive": [[r["doc"]] for r in data]}
     frame["negative"] = [[data[(i + 7) % count]["doc"]] for i in range(count)]
     frame["label"] = [r["query"].split()[0] for r in data]
-    return TextRows.of(pl.DataFrame(frame))
+    return Rows.of(pl.DataFrame(frame))
 
 
-def method(name: str, folder: Path, train_rows: TextRows) -> Method:
+def method(name: str, folder: Path, train_rows: Rows) -> Method:
     torch.manual_seed(0)
     return getattr(text, name)(load(str(folder)), train_rows)
 
@@ -109,7 +109,7 @@ def test_only_the_encoder_is_saved(tiny: Path) -> None:
 
 def test_every_listed_positive_in_the_batch_attracts(tiny: Path) -> None:
     frame = pl.DataFrame({"anchor": ["q1", "q2", "q1"], "positive": [["d1"], ["d2"], ["d2"]]})
-    data = TextRows.of(frame)
+    data = Rows.of(frame)
     m = method("pairs", tiny, data)
     sets = m.encode(m.modules, m.views(data.take(np.arange(3)), torch.Generator()))
     notes = m.objective(m.modules, sets).notes

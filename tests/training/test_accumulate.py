@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 import torch
 
-from counterpoint.data.batches import TextRows
+from counterpoint.data.batches import Rows
 from counterpoint.data.orders import shuffled
 from counterpoint.encoders.text import autocast, load
 from counterpoint.recipes import text
@@ -23,9 +23,9 @@ from tests.conftest import toy_rows
 FP32 = autocast("cpu", "fp32")
 
 
-def rows(count: int = 24) -> TextRows:
+def rows(count: int = 24) -> Rows:
     data = toy_rows(count)
-    return TextRows.of(pl.DataFrame({"anchor": [r["query"] for r in data], "positive": [[r["doc"]] for r in data]}))
+    return Rows.of(pl.DataFrame({"anchor": [r["query"] for r in data], "positive": [[r["doc"]] for r in data]}))
 
 
 @pytest.mark.parametrize("micro", [None, 3])

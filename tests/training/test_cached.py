@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from counterpoint.data.batches import TextRows
+from counterpoint.data.batches import Rows
 from counterpoint.encoders.text import autocast, load
 from counterpoint.errors import Refusal
 from counterpoint.objectives.softmax import infonce
@@ -26,12 +26,12 @@ from tests.conftest import toy_rows
 FP32 = autocast("cpu", "fp32")
 
 
-def rows(count: int = 24) -> TextRows:
+def rows(count: int = 24) -> Rows:
     data = toy_rows(count)
     frame = {"anchor": [r["query"] for r in data], "positive": [[r["doc"]] for r in data]}
     frame["negative"] = [[data[(i + 7) % count]["doc"]] for i in range(count)]
     frame["label"] = [r["query"].split()[0] for r in data]
-    return TextRows.of(pl.DataFrame(frame))
+    return Rows.of(pl.DataFrame(frame))
 
 
 def plain(

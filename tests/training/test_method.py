@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from counterpoint.data.batches import TextRows
+from counterpoint.data.batches import Rows
 from counterpoint.encoders.text import load
 from counterpoint.objectives.custom import custom, times
 from counterpoint.objectives.softmax import infonce
@@ -24,10 +24,10 @@ from tests.conftest import toy_rows
 negative = custom(lambda s, p, a, c, k: {"x": times(p.attract, s["s"])}, lambda r: -r["x"], rows={"x": "total"})
 
 
-def rows() -> TextRows:
+def rows() -> Rows:
     data = toy_rows(12)
     frame = {"anchor": [r["query"] for r in data], "positive": [[r["doc"]] for r in data], "label": ["x", "y"] * 6}
-    return TextRows.of(pl.DataFrame(frame))
+    return Rows.of(pl.DataFrame(frame))
 
 
 @pytest.mark.parametrize("recipe", [pairs, supcon])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from counterpoint.data.batches import TextRows
+from counterpoint.data.batches import Rows
 from counterpoint.data.orders import shuffled
 from counterpoint.encoders.layers import alive, depths, freeze, stack_of
 from counterpoint.encoders.text import autocast, load
@@ -54,9 +54,9 @@ def hand_made() -> nn.ModuleDict:
     return nn.ModuleDict({"words": nn.Embedding(3, 2), "layers": layers, "norm": nn.LayerNorm(2)})
 
 
-def rows(count: int = 32) -> TextRows:
+def rows(count: int = 32) -> Rows:
     data = toy_rows(count)
-    return TextRows.of(
+    return Rows.of(
         pl.DataFrame({"anchor": [r["query"] for r in data], "positive": [[r["doc"]] for r in data]}),
     )
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 import counterpoint
 from counterpoint import cli
 from counterpoint.data import orders
-from counterpoint.data.batches import TextRows
+from counterpoint.data.batches import Rows
 from counterpoint.data.identity import content_id
 from counterpoint.encoders.text import load
 from counterpoint.errors import Refusal
@@ -79,7 +79,7 @@ def test_arguments_come_from_defaults_flags_and_the_run() -> None:
 def test_contents_are_those_of_all_sides() -> None:
     rows = [{"query": "a", "doc": json.dumps(["b", "c"]), "negative": "d"}, {"query": "b", "doc": "a", "negative": ""}]
     samples, _ = look(rows, Run())
-    found = contents_of(TextRows.of(samples.frame))
+    found = contents_of(Rows.of(samples.frame))
     assert found == [[content_id(t) for t in "abcd"], [content_id(t) for t in "ba"]]
 
 
@@ -88,7 +88,7 @@ def test_several_files_are_one_table_with_sources(two: list[Path]) -> None:
     frame = prepared.samples.frame
     assert set(frame["source"]) == {"big", "small"}
     assert frame.filter(frame["source"] == "small")["row"].min() >= 400
-    rows = TextRows.of(prepared.split.part("train"))
+    rows = Rows.of(prepared.split.part("train"))
     order = make_order(Run(order="by_source"), rows, batch=16)
     assert all(len({rows.sources[i] for i in at}) == 1 for at in order(0))
     weighted = make_order(Run(order="mixed", source_weights={"small": 4}), rows, batch=20)
@@ -140,11 +140,11 @@ def test_an_order_without_its_role_is_refused_before_the_model_is_loaded(order: 
 def test_classes_are_named_in_refusals() -> None:
     rows = [{"text": f"w{i} x{i}", "label": "rare" if i == 0 else f"kind{i % 3}"} for i in range(40)]
     with pytest.raises(Refusal, match="got 1 of 'rare'"):
-        make_order(Run(order="balanced"), TextRows.of(look(rows, Run())[0].frame), batch=8)
+        make_order(Run(order="balanced"), Rows.of(look(rows, Run())[0].frame), batch=8)
 
 
 def test_hard_batches_follow_the_current_model(tiny: Path) -> None:
-    rows = TextRows.of(prepare(toy_rows(200), Run()).split.part("train"))
+    rows = Rows.of(prepare(toy_rows(200), Run()).split.part("train"))
     encoder, run = load(str(tiny), device="cpu"), Run(order="hard")
     assert needs_tables(run)
     assert not needs_tables(Run())

@@ -7,7 +7,8 @@ import pytest
 import torch
 from scipy.stats import kstest
 
-from counterpoint.views.draws import mixed, uniform
+from counterpoint._ops.hashed import mixed
+from counterpoint.views.draws import uniform
 from counterpoint.views.text import anchors_and_candidates, draw
 
 MASK = 2**64 - 1
@@ -32,11 +33,9 @@ def test_the_mix_is_splitmix64() -> None:
 def test_numbers_by_plain_loops() -> None:
     salt = int(torch.empty((), dtype=torch.int64).random_(generator=seeded(3)))
     step, rows = 0x9E3779B97F4A7C15, [0, 5, 2**40]
+    first = splitmix64((salt + step) & MASK)
     expected = [
-        [
-            (splitmix64((splitmix64((salt + step * (r + 1)) & MASK) + step * (c + 1)) & MASK) >> 11) / 2**53
-            for c in (0, 1)
-        ]
+        [(splitmix64(((splitmix64(((first ^ r) + step) & MASK) ^ c) + step) & MASK) >> 11) / 2**53 for c in (0, 1)]
         for r in rows
     ]
     assert uniform(seeded(3), rows, 2).tolist() == expected

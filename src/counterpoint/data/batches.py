@@ -91,6 +91,3 @@ class Rows:
             "negative": [self.items.take(self.negatives[i]) if self.negatives[i] else [] for i in at],
         }
         return batch | ({"label": self.labels[rows]} if self.labels is not None else {})
-
-
-TextRows = Rows

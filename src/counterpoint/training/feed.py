@@ -24,13 +24,13 @@ class Feed:
     Args:
         batches: epoch, tables -> row numbers of one batch after another, the same on every process.
         take: row numbers, tables -> batch.
-        between: epoch -> tables: what the model of now says of the data, such as each row's nearest; called before an
-            epoch, kept in checkpoints. None: nothing.
+        between: epoch, tables before -> tables: what the model of now says of the data, such as each row's nearest; called
+            before an epoch, kept in checkpoints. None: nothing.
     """
 
     batches: Callable[[int, Tables], Iterator[np.ndarray]]
     take: Callable[[np.ndarray, Tables], Batch]
-    between: Callable[[int], dict[str, Tensor]] | None = None
+    between: Callable[[int, Tables], dict[str, Tensor]] | None = None
 
 
 def plain(take: Callable[[np.ndarray], Batch], order: Order) -> Feed:
@@ -47,7 +47,7 @@ def stream(feed: Feed, place: Place, accumulate: int) -> Iterator[list[np.ndarra
     fresh = place.batch == 0
     while True:
         if fresh and feed.between is not None:
-            place.tables = feed.between(place.epoch)
+            place.tables = feed.between(place.epoch, place.tables)
         update: list[np.ndarray] = []
         for at in islice(feed.batches(place.epoch, place.tables), place.batch, None):
             update.append(at)

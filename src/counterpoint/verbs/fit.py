@@ -15,8 +15,11 @@ from counterpoint.training.loop import Stopped
 from counterpoint.training.processes import first, first_decides, same
 from counterpoint.verbs import folder, record
 from counterpoint.verbs.console import Screen
+from counterpoint.verbs.cross import CrossJob
 from counterpoint.verbs.job import Job
+from counterpoint.verbs.recipes import CROSS
 from counterpoint.verbs.settings import Run
+from counterpoint.verbs.stage import mark_of
 
 NO_MEMORY = ("can't allocate memory", "out of memory")  # torch on the CPU, on accelerators
 LOST = (
@@ -57,11 +60,12 @@ def fit(data: object, *, dry_run: bool = False, quiet: bool = False, **settings:
     Raises:
         Refusal: for input that cannot be used; nothing is left behind.
     """
-    job = Job(data, Run(**settings), Screen(quiet=quiet))
+    run = Run(**settings)
+    job = (CrossJob if run.recipe in CROSS else Job)(data, run, Screen(quiet=quiet))
     if dry_run:
         return None
     with finishing(job) as scratch:
-        first_decides(lambda: folder.begin(scratch, job.begun, job.mark()))
+        first_decides(lambda: folder.begin(scratch, job.begun, mark_of(job.rows)))
         job.before()
         job.train(scratch)
         job.after()
@@ -70,14 +74,14 @@ def fit(data: object, *, dry_run: bool = False, quiet: bool = False, **settings:
     return show_verdict(Trained(job.out, job.metrics), job.screen) if first() else None
 
 
-def room(job: Job) -> int:
+def room(job: Job | CrossJob) -> int:
     """Bytes on disk that the run will need, with a fifth to spare: weights, corpus vectors, report."""
     weights = sum(p.numel() * p.element_size() for p in job.encoder.parameters())
-    return int(SPARE * (weights + 2 * job.encoder.width * job.task.sizes()[1] + REPORT))
+    return int(SPARE * (weights + 2 * getattr(job.encoder, "width", 0) * job.task.sizes()[1] + REPORT))
 
 
 @contextmanager
-def finishing(job: Job) -> Iterator[Path]:
+def finishing(job: Job | CrossJob) -> Iterator[Path]:
     """The folder that the job writes into: whole at the end, or gone; a failed allocation is one line with what would fit."""
     with ExitStack() as stack:
         scratch = first_decides(lambda: stack.enter_context(folder.writing(job.out, needed=room(job))))

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from counterpoint._ops.world import count
 from counterpoint.data.arrays import Arrays
 from counterpoint.data.batches import Rows
 from counterpoint.data.orders import used
@@ -27,25 +22,23 @@ from counterpoint.encoders.text import TextEncoder, autocast, embed
 from counterpoint.errors import Refusal
 from counterpoint.evaluation.tasks import Measured, Retrieval
 from counterpoint.evaluation.verdict import judge, value_of
-from counterpoint.interrupts import politely
-from counterpoint.training import journal, rates
-from counterpoint.training.feed import Feed, plain
+from counterpoint.training import journal
 from counterpoint.training.health import Health
-from counterpoint.training.loop import Schedule, train
 from counterpoint.training.machine import pick_device
 from counterpoint.training.method import Method
-from counterpoint.training.processes import Split, first, first_decides, same, start
+from counterpoint.training.processes import first, first_decides, start
 from counterpoint.training.selection import label_free
-from counterpoint.training.state import History, Saving
-from counterpoint.verbs import folder
+from counterpoint.training.state import History
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
+from counterpoint.verbs.feeds import feed_of
 from counterpoint.verbs.kinds import RAW, Embed, is_new, load_encoder, principal_components, raw_features
-from counterpoint.verbs.orders import make_order, needs_tables, order_arguments, refuse_missing, tables_of
-from counterpoint.verbs.plan import Plan, make_plan, show_plan
-from counterpoint.verbs.prepare import files_of, prepare
+from counterpoint.verbs.orders import make_order, order_arguments, refuse_missing
+from counterpoint.verbs.plan import make_plan, show_plan
+from counterpoint.verbs.prepare import prepare
 from counterpoint.verbs.recipes import arguments_of, choose, function_of
 from counterpoint.verbs.settings import Run, layers_to_freeze
+from counterpoint.verbs.stage import begun_of, out_of, train_stage
 from counterpoint.verbs.tasks import corpus_texts, tasks
 
 PROBED = 512  # training rows by which a step is chosen without labels: as many as in proofs/selection.py
@@ -61,6 +54,9 @@ class Job:
         corpus: texts that the test ranks against, over those of `run.corpus`.
     """
 
+    health: Health
+    history: History
+
     def __init__(self, data: object, run: Run, screen: Screen, corpus: Sequence[str] | None = None) -> None:
         device = start(pick_device(run.device))
         self.screen = screen if first() else Screen(quiet=True)
@@ -74,14 +70,8 @@ class Job:
         arguments = arguments_of(self.recipe, run.settings)
         order_arguments(run)  # refused before a model is loaded
         refuse_missing(run, self.prepared.samples)
-        stem = Path(name.rpartition(":")[2]).name
-        settings = {name: value for name, value in asdict(run).items() if name != "out"}
-        paths = [Path(data)] if isinstance(data, str | Path) else files_of(data)
-        source = [str(path.resolve()) for path in paths] if paths else None
-        self.begun = json.loads(json.dumps({"data": source, "settings": settings}, default=str))
-        data_name = self.prepared.samples.source.split(".")[0]
-        self.out = Path(run.out) if run.out else Path(same(str(folder.next_name(data_name, stem, begun=self.begun))))
-        first_decides(lambda: folder.refuse_existing(self.out))
+        self.begun = begun_of(data, run)
+        self.out = out_of(run, self.begun, self.prepared.samples.source, name)
         if run.tensorboard:
             journal.refuse_without_tensorboard()
         corpus = corpus_texts(run.corpus, run.delimiter) if run.corpus else corpus
@@ -149,62 +139,10 @@ class Job:
         self.beside[other] = own if other == "random" else raw
         return self.measured_before
 
-    def mark(self) -> str:
-        """A mark of the content of the training rows: other rows, another mark."""
-        rows, digest = self.rows, hashlib.blake2b(digest_size=16)
-        columns = [rows.ids, rows.relation.anchor_id, rows.relation.candidate_id, rows.relation.grade]
-        for column in (*columns, *([rows.labels] if rows.labels is not None else [])):
-            digest.update(column.numpy().tobytes())
-        return digest.hexdigest()
-
     def train(self, scratch: Path, *, resumable: bool = True) -> History:
-        """Train; the weights of the step that was best on dev stay.
-
-        Args:
-            scratch: folder of the run; what each step says goes there.
-            resumable: write checkpoints there too, and go on from the last one.
-        """
-        run, saving = self.run, None
-        if resumable:
-            saving = Saving(scratch / folder.CHECKPOINTS, run.save_minutes, run.save_steps)
-        with politely() if resumable else nullcontext(lambda: False) as stop, notes(scratch, run.tensorboard) as note:
-            return self._train(saving, stop, note)
-
-    def _train(self, saving: Saving | None, stop: Callable[[], bool], note: journal.Note) -> History:
-        schedule = schedule_of(self.run, self.plan)
-        self.health = health = Health(self.method, on_sick="stop" if self.run.on_sick == "stop" else "warn")
-        with self.screen.stage("training", total=1.0) as bar:
-            self.history = train(
-                self.method,
-                self._feed(),
-                schedule,
-                split=Split(self.plan.batch, count(), self.run.micro),
-                seed=self.run.seed,
-                autocast=autocast(self.encoder.device.type, self.plan.precision),
-                dev=self._to_raise(),
-                saving=saving,
-                stop=stop,
-                health=health,
-                say=lambda line: self.screen.say(f"  {line}", style="yellow"),
-                tick=lambda n, progress, loss: bar(done=progress, note=f"step {n}, loss {loss:.3f} {health.note()}"),
-                note=note,
-            )
-        h = self.history
-        if len(h.loss) < schedule.steps and schedule.seconds is None:
-            self.screen.say(f"  dev has not improved {schedule.patience} times in a row: stopped early", style="dim")
-        self.screen.say(f"  {len(h.loss)} steps in {h.seconds:.0f} s of training; kept step {h.best_step}", style="dim")
-        return h
-
-    def _feed(self) -> Feed:
-        """The rows in the order that was asked for; one that reads the current model is made anew before each epoch."""
-        run, rows, batch = self.run, self.rows, self.plan.batch
-        if not needs_tables(run):
-            return plain(rows.take, make_order(run, rows, batch=batch))
-        return Feed(
-            lambda epoch, tables: make_order(run, rows, batch=batch, tables=tables)(epoch),
-            lambda at, _tables: rows.take(at),
-            lambda _epoch: tables_of(self.encoder, rows, precision=self.plan.precision),
-        )
+        """Train; the weights of the step that was best on dev stay."""
+        feed = feed_of(self.run, self.rows, self.encoder, batch=self.plan.batch, precision=self.plan.precision)
+        return train_stage(self, feed, dev=self._to_raise(), scratch=scratch, resumable=resumable)
 
     def _to_raise(self) -> Callable[[], float] | None:
         """What chooses the step that is kept: dev, a score without labels of some training rows, or nothing."""
@@ -249,33 +187,6 @@ def adapt(encoder: Encoder, run: Run) -> None:
         lora(encoder, rank=run.lora)
     if (layers := layers_to_freeze(run.freeze)) is not None:
         freeze(encoder, layers)
-
-
-def schedule_of(run: Run, plan: Plan) -> Schedule:
-    """The schedule of a plan."""
-    return Schedule(
-        plan.steps,
-        plan.lr,
-        60 * plan.minutes if plan.minutes else None,
-        evaluations=run.evaluations,
-        patience=run.patience,
-        accumulate=run.accumulate,
-        shape=getattr(rates, run.schedule),
-        layer_decay=run.layer_decay,
-        head=run.head_lr / plan.lr if run.head_lr else None,
-    )
-
-
-@contextmanager
-def notes(scratch: Path, tensorboard: bool) -> Iterator[journal.Note]:
-    """Where each step is noted: steps.jsonl in a run's folder, and TensorBoard events where they are asked for."""
-    with ExitStack() as stack:
-        places = []
-        if first():
-            places.append(stack.enter_context(journal.lines(scratch / "steps.jsonl")))
-        if first() and tensorboard:
-            places.append(stack.enter_context(journal.events(scratch)))
-        yield journal.both(*places)
 
 
 def make_method(recipe: Callable, encoder: Encoder, rows: Rows, arguments: Mapping[str, Any]) -> Method:

@@ -15,6 +15,7 @@ from torch import Tensor
 from counterpoint._ops.neighbours import neighbours
 from counterpoint.data.sources import short
 from counterpoint.encoders import mlp
+from counterpoint.encoders.cross import is_cross_encoder
 from counterpoint.encoders.encoder import Encoder
 from counterpoint.encoders.text import TextEncoder, embed
 from counterpoint.encoders.text import load as load_encoder
@@ -133,6 +134,9 @@ def load(
         if lengths:
             raise Refusal("a model of texts for lengths", "one of arrays", where=str(path))
         return Model(mlp.load(inner, device=device), run)
+    if run is not None and is_cross_encoder(run):
+        remedy = "a cross-encoder scores pairs: use it with 'counterpoint mine --filter'"
+        raise Refusal("a model that embeds texts", "a cross-encoder", where=str(path), remedy=remedy)
     return Model(load_encoder(str(path), lengths=lengths, device=device, trust_remote_code=trust_remote_code), run)
 
 

@@ -58,9 +58,14 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "pairs_with_negatives": ("anchor", "positive", "negative"),
     "simcse_supervised": ("anchor", "positive", "negative"),
     "supcon": ("anchor", "label"),
+    "cross_encoder": ("anchor", "positive"),
+    "cross_encoder_listwise": ("anchor", "positive"),
 }
+CROSS = ("cross_encoder", "cross_encoder_listwise")  # recipes whose model scores pairs
 # Arguments that have to be positive -> the least that fp32 can divide by, or that counts.
-ABOVE_ZERO: Mapping[str, float] = {"temperature": 2.0**-126, "hard_weight": 2.0**-126, "negatives": 1}
+ABOVE_ZERO: Mapping[str, float] = {"temperature": 2.0**-126, "hard_weight": 2.0**-126, "negatives": 1} | {
+    "positive_weight": 2.0**-126
+}
 
 
 def choose(samples: Samples, recipe: str) -> tuple[str, Choice]:
@@ -95,9 +100,9 @@ def function_of(recipe: str) -> Callable:
     """
     if ".py:" in recipe:
         return _own(recipe)
-    from counterpoint.recipes import arrays, momentum, text
+    from counterpoint.recipes import arrays, cross, momentum, text
 
-    ours = {name: getattr(module, name) for module in (text, momentum, arrays) for name in module.__all__}
+    ours = {name: getattr(module, name) for module in (text, momentum, arrays, cross) for name in module.__all__}
     if recipe not in ours:
         remedy = closest(recipe, ["auto", *ours])
         if recipe.endswith(".py"):

@@ -17,11 +17,13 @@ import polars as pl
 from torch import Tensor
 
 from counterpoint.data.arrays import Arrays
+from counterpoint.encoders.cross import save_cross
 from counterpoint.encoders.folder import save
 from counterpoint.evaluation.report import Story, render
 from counterpoint.evaluation.tasks import Classification, Retrieval, Task
 from counterpoint.training.machine import describe, peak_memory
 from counterpoint.verbs import folder
+from counterpoint.verbs.cross import CrossJob
 from counterpoint.verbs.job import Job
 
 SCHEMA = 1
@@ -45,21 +47,24 @@ FROM_PLAN = (
 )
 
 
-def write(job: Job, scratch: Path, searches: Sequence[Mapping[str, Any]] = ()) -> None:
+def write(job: Job | CrossJob, scratch: Path, searches: Sequence[Mapping[str, Any]] = ()) -> None:
     """Everything that a finished job knows, into a folder."""
     with job.screen.stage("writing the run"):
         run, cost, vectors = record_of(job), cost_of(job), job.measured_after.vectors
-        save(job.encoder, scratch / "model")
+        if isinstance(job, CrossJob):
+            save_cross(job.encoder, scratch / "model")
+        else:
+            save(job.encoder, scratch / "model")
         folder.write_json(scratch / "metrics.json", job.metrics)
         folder.write_json(scratch / "run.json", run)
         folder.write_json(scratch / "cost.json", cost)
         folder.write_json(scratch / "health.json", {"schema": SCHEMA, **job.health.record()})
-        if vectors is not None:
+        if vectors is not None and isinstance(job, Job):
             write_corpus(scratch / "corpus.parquet", job, vectors)
         (scratch / "report.html").write_text(report_of(job, run, cost, searches), encoding="utf-8")
 
 
-def record_of(job: Job) -> dict[str, Any]:
+def record_of(job: Job | CrossJob) -> dict[str, Any]:
     """run.json: enough to repeat the run."""
     samples, split, plan = job.prepared.samples, job.prepared.split, asdict(job.plan)
     typed = shlex.join(["counterpoint", *sys.argv[1:]]) if Path(sys.argv[0]).name == "counterpoint" else None
@@ -89,7 +94,7 @@ def record_of(job: Job) -> dict[str, Any]:
     }
 
 
-def cost_of(job: Job) -> dict[str, Any]:
+def cost_of(job: Job | CrossJob) -> dict[str, Any]:
     """cost.json: what the clock and the machine decide."""
     return {
         "schema": SCHEMA,
@@ -119,8 +124,12 @@ def write_corpus(path: Path, job: Job, vectors: Tensor) -> None:
     table.with_columns(pl.col("vector").cast(pl.Array(pl.Float32, vectors.shape[1]))).write_parquet(path)
 
 
-def next_commands(job: Job) -> list[str]:
+def next_commands(job: Job | CrossJob) -> list[str]:
     """Lines that a person can type or paste to go on."""
+    if isinstance(job, CrossJob):
+        code = f"from sentence_transformers import CrossEncoder as C; C('{job.out / 'model'}').predict([('a query', 'a text')])"
+        filtered = f"--out mined.parquet --filter {shlex.quote(str(job.out))}"
+        return [f"counterpoint mine {shlex.quote(job.plan.model)} DATA {filtered}", f'python -c "{code}"']
     out, corpus = job.out, job.measured_after.vectors is not None
     if isinstance(job.items, Arrays):
         lines = [f"counterpoint search {out} {job.items.rows_of(candidates_of(job.task)[:1])[0]}"] if corpus else []
@@ -135,10 +144,10 @@ def next_commands(job: Job) -> list[str]:
     ]
 
 
-def examples(job: Job) -> list[dict[str, Any]]:
+def examples(job: Job | CrossJob) -> list[dict[str, Any]]:
     """The queries whose first positive moved most, down and up."""
     task, old, new = job.task, job.measured_before, job.measured_after
-    if not isinstance(task, Retrieval):
+    if not isinstance(task, Retrieval) or isinstance(job, CrossJob):
         return []
     show = job.items.show
     gain = 1 / new.ranks - 1 / old.ranks
@@ -157,7 +166,9 @@ def examples(job: Job) -> list[dict[str, Any]]:
     ]
 
 
-def report_of(job: Job, run: Mapping[str, Any], cost: Mapping[str, Any], searches: Sequence[Mapping[str, Any]]) -> str:
+def report_of(
+    job: Job | CrossJob, run: Mapping[str, Any], cost: Mapping[str, Any], searches: Sequence[Mapping[str, Any]]
+) -> str:
     """The report of a finished run."""
     ranked = isinstance(job.task, Retrieval)
     return render(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from numbers import Integral, Real
 from pathlib import PurePath
 from typing import Any
 
 from counterpoint.bundled import MINILM
-from counterpoint.errors import Refusal
+from counterpoint.errors import Refusal, closest
+from counterpoint.pairs.limits import Mining
 
 NUMBERS = {
     "lr": Real,
@@ -29,6 +30,7 @@ NUMBERS = {
     "patience": Integral,
     "accumulate": Integral,
     "evaluations": Integral,
+    "mine_every": Integral,
 }
 SHORTEST = 4  # tokens: a beginning, an end, and two of a text
 PRECISIONS = ("auto", "fp32", "bf16")
@@ -37,7 +39,7 @@ ON_SICK = ("warn", "stop")
 SCHEDULES = ("linear", "cosine", "constant")
 ABOVE_ZERO = (
     "lr", "steps", "epochs", "minutes", "batch", "micro", "layer_decay", "head_lr", "lora", "accumulate", "evaluations",
-    "patience", "save_minutes", "save_steps",
+    "patience", "save_minutes", "save_steps", "mine_every",
 )  # fmt: skip
 
 
@@ -125,6 +127,8 @@ class Run:
         select: how the kept step is chosen: "dev", by the metric on dev; without labels "rankme" or "neighbours" (see
             `training.selection.label_free` for how far they can be trusted); "last".
         on_sick: "warn" says what is wrong with a run; "stop" ends it where it will hardly recover.
+        mine_every: epochs after which the model mines new negatives for its training rows; None: never.
+        mining: which ones: fields of `pairs.limits.Mining`, such as count and depth.
     """
 
     recipe: str = "auto"
@@ -165,6 +169,8 @@ class Run:
     save_steps: int | None = None
     select: str = "dev"
     on_sick: str = "warn"
+    mine_every: int | None = None
+    mining: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -173,6 +179,7 @@ class Run:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise Refusal("a number above 0", value, where=flag_of(name))
         self._check_training()
+        self.negatives_between_epochs()
         if self.lr is not None and self.lr > 1:
             raise Refusal("a learning rate of at most 1", self.lr, where="--lr", remedy="5e-5 is the default")
         if self.batch < 2:
@@ -216,6 +223,20 @@ class Run:
             lr=own.lr if self.lr is None else self.lr,
             steps=own.steps if open_ended else self.steps,
         )
+
+    def negatives_between_epochs(self) -> Mining | None:
+        """Which negatives are mined between epochs; None: none are.
+
+        Raises:
+            Refusal: for a setting that mining does not have, or mining that never happens.
+        """
+        known = {f.name for f in fields(Mining)}
+        unknown = next((name for name in self.mining if name not in known), None)
+        if unknown is not None:
+            raise Refusal("a setting of mining", f"'{unknown}'", where="--mining", remedy=closest(unknown, known))
+        if self.mine_every is None and self.mining:
+            raise Refusal("--mine-every EPOCHS beside --mining", "none", remedy="--mine-every 1 mines after each epoch")
+        return None if self.mine_every is None else Mining(**{"seed": self.seed, **self.mining})
 
     def _check_types(self) -> None:
         """What a Python caller may get wrong; the command line hands over the right types."""
