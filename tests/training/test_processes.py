@@ -28,12 +28,13 @@ RECIPES: dict[str, Callable[..., Method]] = {
     **{name: getattr(text, name) for name in text.__all__},
     **{name: getattr(momentum, name) for name in momentum.__all__},
 }
+DATA = rows(48)  # made before any fork: the threads of polars do not survive one
 FP32 = autocast("cpu", "fp32")
 
 
 def made(recipe: str, folder: Path, double: bool = False) -> tuple[Method, Any]:
     torch.manual_seed(0)
-    data = rows(48)
+    data = DATA
     settings = {"queue": 30, "momentum": 0.9} if recipe == "moco" else {}
     method = RECIPES[recipe](load(str(folder)), data, **settings)
     if double:

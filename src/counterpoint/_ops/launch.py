@@ -22,7 +22,8 @@ Work = Callable[[int, int], Sequence[Tensor]]
 def in_processes(count: int, work: Work, *, seconds: float = 120.0) -> list[list[Tensor]]:
     """Run `work(rank, count)` in `count` processes that talk over gloo; returns the tensors of each, by rank.
 
-    The processes are forks of this one, so `work` may be any function, a closure too; each uses one thread.
+    The processes are forks of this one, so `work` may be any function, a closure too; each uses one thread. Libraries with
+    threads of their own that ran before, such as polars, must not be used in it.
 
     Args:
         count: how many, at least 1.

@@ -33,7 +33,7 @@ from counterpoint.verbs.console import Screen
 from counterpoint.verbs.plan import COVERED, PADDING, SAMPLE, Plan, _steps
 from counterpoint.verbs.prepare import Prepared, prepare
 from counterpoint.verbs.recipes import arguments_of, choose, function_of
-from counterpoint.verbs.settings import Run
+from counterpoint.verbs.settings import Run, flag_of
 from counterpoint.verbs.stage import begun_of, out_of, train_stage
 
 ROLE = "pair"  # of both texts together, in lengths
@@ -193,6 +193,11 @@ def _refuse_settings(run: Run) -> None:
     if other is not None:
         remedy = f"a cross-encoder reads both texts together: --length {ROLE}=256"
         raise Refusal(f"a length for {ROLE}", f"'{other}'", where="--length", remedy=remedy)
+    for name in ("mine_every", "lora", "freeze"):
+        if getattr(run, name) is not None:
+            raise Refusal("no such setting for a cross-encoder", getattr(run, name), where=flag_of(name))
+    if run.order != "shuffled":
+        raise Refusal("batches in shuffled order for a cross-encoder", f"'{run.order}'", where="--order")
     if run.corpus:
         remedy = "a cross-encoder is measured on lists of candidates from the data"
         raise Refusal("no corpus for a cross-encoder", run.corpus, where="--corpus", remedy=remedy)

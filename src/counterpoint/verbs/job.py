@@ -65,7 +65,7 @@ class Job:
         with screen.stage("reading and checking data"):
             self.prepared = first_decides(lambda: prepare(data, run)) or prepare(data, run, checked=True)
         self.run = run = run.for_kind(self.prepared.samples.items.kind)
-        name, self.choice = choose(self.prepared.samples, run.recipe)
+        name, self.choice = choose(self.prepared.samples, run.recipe, mined=run.mine_every is not None)
         self.recipe = function or function_of(name)
         arguments = arguments_of(self.recipe, run.settings)
         order_arguments(run)  # refused before a model is loaded

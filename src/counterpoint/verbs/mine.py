@@ -89,6 +89,8 @@ def mine(
     screen = Screen(quiet=quiet)
     with screen.stage("reading and checking data"):
         samples, findings = inspect(data, run)
+        if samples.items.kind != "text":
+            raise Refusal("texts to mine", f"{samples.items.kind}s", where=samples.source)
         _refuse_roles(samples)
         accept(findings, run.allow, source=samples.source)
         usable = clean(samples)

@@ -68,21 +68,31 @@ ABOVE_ZERO: Mapping[str, float] = {"temperature": 2.0**-126, "hard_weight": 2.0*
 }
 
 
-def choose(samples: Samples, recipe: str) -> tuple[str, Choice]:
+def choose(samples: Samples, recipe: str, *, mined: bool = False) -> tuple[str, Choice]:
     """The recipe's name and the row of the table that the data match.
 
+    Args:
+        samples: the data.
+        recipe: its name, or "auto".
+        mined: negatives will be mined while training, so the data need not have any.
+
     Raises:
-        Refusal: for a recipe whose roles the data do not have.
+        Refusal: for a recipe whose roles the data do not have; where negatives are mined, for one that takes none.
     """
     table = AUTO if samples.items.kind == "text" else AUTO_OF_ARRAYS
     match = next(c for c in table if all(samples.has(r) for r in c.roles))
-    if recipe == "auto":
+    if recipe == "auto" and mined and match.recipe in ("pairs", "pairs_with_negatives"):
+        return "pairs_with_negatives", match
+    if recipe == "auto" and not mined:
         return match.recipe, match
+    if mined and "negative" not in NEEDS.get(recipe, ("negative",) if ".py:" in recipe else ()):
+        remedy = "--recipe pairs_with_negatives does"
+        raise Refusal("a recipe that takes negatives for --mine-every", f"'{recipe}'", where="--recipe", remedy=remedy)
     if ONLY.get(recipe, samples.items.kind) != samples.items.kind:
         remedy = f"--recipe auto takes {match.recipe}"
         raise Refusal(f"{ONLY[recipe]} for --recipe {recipe}", samples.items.kind, where=samples.source, remedy=remedy)
     for role in NEEDS.get(recipe, ()):
-        if not samples.has(role):
+        if not samples.has(role) and not (mined and role == "negative"):
             raise Refusal(
                 f"data with a {role} for --recipe {recipe}",
                 f"roles {', '.join(samples.columns)}",
