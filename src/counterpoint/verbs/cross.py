@@ -24,7 +24,6 @@ from counterpoint.evaluation.rerank import Reranking, reranking
 from counterpoint.evaluation.tasks import Measured
 from counterpoint.evaluation.verdict import judge, value_of
 from counterpoint.training.feed import plain
-from counterpoint.training.health import Health
 from counterpoint.training.machine import memory_bytes, pick_device, pick_precision
 from counterpoint.training.processes import Split, first, first_decides, same, start
 from counterpoint.training.state import History
@@ -48,9 +47,6 @@ class CrossJob:
         run: the settings; `model` is a cross-encoder, or a bi-encoder or backbone whose layers get a new head.
         screen: where progress goes.
     """
-
-    health: Health
-    history: History
 
     def __init__(self, data: object, run: Run, screen: Screen) -> None:
         device = start(pick_device(run.device))
@@ -165,7 +161,8 @@ class CrossJob:
     def train(self, scratch: Path, *, resumable: bool = True) -> History:
         """Train; the weights of the step that was best on dev stay."""
         feed = plain(self.rows.take, shuffled(len(self.rows), batch=self.plan.batch, seed=self.run.seed))
-        return train_stage(self, feed, dev=self._dev_score, scratch=scratch, resumable=resumable)
+        self.history, self.health = train_stage(self, feed, dev=self._dev_score, scratch=scratch, resumable=resumable)
+        return self.history
 
     def _dev_score(self) -> float:
         return value_of(self.dev.measure(self._score()).values[self.dev.metric])

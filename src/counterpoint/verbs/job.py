@@ -23,7 +23,6 @@ from counterpoint.errors import Refusal
 from counterpoint.evaluation.tasks import Measured, Retrieval
 from counterpoint.evaluation.verdict import judge, value_of
 from counterpoint.training import journal
-from counterpoint.training.health import Health
 from counterpoint.training.machine import pick_device
 from counterpoint.training.method import Method
 from counterpoint.training.processes import first, first_decides, start
@@ -53,9 +52,6 @@ class Job:
         screen: where progress goes.
         corpus: texts that the test ranks against, over those of `run.corpus`.
     """
-
-    health: Health
-    history: History
 
     def __init__(self, data: object, run: Run, screen: Screen, corpus: Sequence[str] | None = None) -> None:
         device = start(pick_device(run.device))
@@ -142,7 +138,8 @@ class Job:
     def train(self, scratch: Path, *, resumable: bool = True) -> History:
         """Train; the weights of the step that was best on dev stay."""
         feed = feed_of(self.run, self.rows, self.encoder, batch=self.plan.batch, precision=self.plan.precision)
-        return train_stage(self, feed, dev=self._to_raise(), scratch=scratch, resumable=resumable)
+        self.history, self.health = train_stage(self, feed, dev=self._to_raise(), scratch=scratch, resumable=resumable)
+        return self.history
 
     def _to_raise(self) -> Callable[[], float] | None:
         """What chooses the step that is kept: dev, a score without labels of some training rows, or nothing."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -30,15 +30,14 @@ from counterpoint.verbs.prepare import files_of
 from counterpoint.verbs.settings import Run
 
 
+@runtime_checkable
 class Trainable(Protocol):
-    """What the stage reads of a job, and the two things that it leaves there."""
+    """What the stage reads of a job."""
 
     run: Run
     plan: Plan
     method: Method
     screen: Screen
-    health: Health
-    history: History
 
     @property
     def encoder(self) -> nn.Module:
@@ -105,8 +104,8 @@ def notes(scratch: Path, tensorboard: bool) -> Iterator[journal.Note]:
 
 def train_stage(
     job: Trainable, feed: Feed, *, dev: Callable[[], float] | None, scratch: Path, resumable: bool = True
-) -> History:
-    """Train; the weights of the best step stay.
+) -> tuple[History, Health]:
+    """Train; the weights of the best step stay. Returns what happened, and how healthy it was.
 
     Args:
         job: what is trained, and how.
@@ -118,13 +117,13 @@ def train_stage(
     run, plan, screen = job.run, job.plan, job.screen
     saving = Saving(scratch / folder.CHECKPOINTS, run.save_minutes, run.save_steps) if resumable else None
     schedule = schedule_of(run, plan)
-    job.health = health = Health(job.method, on_sick="stop" if run.on_sick == "stop" else "warn")
+    health = Health(job.method, on_sick="stop" if run.on_sick == "stop" else "warn")
     with (
         politely() if resumable else nullcontext(lambda: False) as stop,
         notes(scratch, run.tensorboard) as note,
         screen.stage("training", total=1.0) as bar,
     ):
-        job.history = h = train(
+        h = train(
             job.method,
             feed,
             schedule,
@@ -142,4 +141,4 @@ def train_stage(
     if len(h.loss) < schedule.steps and schedule.seconds is None:
         screen.say(f"  dev has not improved {schedule.patience} times in a row: stopped early", style="dim")
     screen.say(f"  {len(h.loss)} steps in {h.seconds:.0f} s of training; kept step {h.best_step}", style="dim")
-    return h
+    return h, health
