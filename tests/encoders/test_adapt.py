@@ -14,6 +14,7 @@ from torch import nn
 pytest.importorskip("peft")
 
 from counterpoint.data.batches import Rows
+from counterpoint.data.orders import shuffled
 from counterpoint.encoders import adapt
 from counterpoint.encoders.adapt import adapters, lora, matrices, merge, merged
 from counterpoint.encoders.folder import save
@@ -21,7 +22,9 @@ from counterpoint.encoders.text import TextEncoder, autocast, embed, load
 from counterpoint.errors import Refusal
 from counterpoint.recipes import text
 from counterpoint.training.cached import cached
+from counterpoint.training.feed import plain
 from counterpoint.training.loop import Schedule, train
+from counterpoint.training.processes import Split
 from counterpoint.training.rates import factors, passes
 from tests.conftest import toy_rows
 from tests.encoders.test_text import encode_elsewhere
@@ -49,7 +52,8 @@ def stirred(encoder: TextEncoder) -> TextEncoder:
 def trained(encoder: TextEncoder, micro: int | None = None) -> TextEncoder:
     data = rows()
     method = text.pairs(encoder, data)
-    train(method, data.take, len(data), Schedule(6, 0.02), batch=16, seed=0, autocast=FP32, micro=micro)
+    feed = plain(data.take, shuffled(len(data), batch=16, seed=0))
+    train(method, feed, Schedule(6, 0.02), split=Split(16, 1, micro), seed=0, autocast=FP32)
     return encoder
 
 
@@ -229,6 +233,7 @@ def test_every_recipe_trains_with_adapters(name: str, tiny: Path) -> None:
     table = Rows.of(pl.DataFrame(frame))
     method = getattr(text, name)(lora(load(str(tiny)), rank=2), table)
     before = {n: p.detach().clone() for n, p in method.modules.named_parameters()}
-    train(method, table.take, 32, Schedule(2, 0.01, warmup=0.0), batch=16, seed=0, autocast=FP32)
+    feed = plain(table.take, shuffled(32, batch=16, seed=0))
+    train(method, feed, Schedule(2, 0.01, warmup=0.0), split=Split(16, 1), seed=0, autocast=FP32)
     changed = {n for n, p in method.modules.named_parameters() if not torch.equal(p, before[n])}
     assert changed == {n for n in before if "lora_" in n or n.startswith("head")}

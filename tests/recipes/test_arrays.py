@@ -8,14 +8,17 @@ import pytest
 import torch
 
 from counterpoint.data.batches import Rows
+from counterpoint.data.orders import shuffled
 from counterpoint.data.roles import assign
 from counterpoint.encoders.mlp import MLP, Sizes
 from counterpoint.encoders.text import autocast, load
 from counterpoint.errors import Refusal
 from counterpoint.recipes import arrays, text
 from counterpoint.training.cached import cached
+from counterpoint.training.feed import plain
 from counterpoint.training.loop import Schedule, train
 from counterpoint.training.method import Method
+from counterpoint.training.processes import Split
 from counterpoint.verbs.recipes import arguments_of
 
 RECIPES = {name: getattr(module, name) for module in (text, arrays) for name in module.__all__}
@@ -106,7 +109,14 @@ def test_learns_on_sixty_steps(name: str) -> None:
     data = rows(256)
     m = method(name, data, **({"temperature": 0.1} if name == "scarf" else {}))  # at 1 a loss of 32 rows is above 1.6
     schedule = Schedule(steps=60, lr=3e-3)
-    history = train(m, data.take, len(data), schedule, batch=32, seed=0, autocast=autocast("cpu", "fp32"))
+    history = train(
+        m,
+        plain(data.take, shuffled(len(data), batch=32, seed=0)),
+        schedule,
+        split=Split(32, 1),
+        seed=0,
+        autocast=autocast("cpu", "fp32"),
+    )
     share = 0.97 if name == "scarf" else 0.9  # what a row keeps says its centre, hardly which row it is
     assert np.mean(history.loss[-10:]) < share * np.mean(history.loss[:10])
 

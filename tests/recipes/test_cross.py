@@ -10,12 +10,15 @@ import pytest
 import torch
 
 from counterpoint.data.batches import Rows
+from counterpoint.data.orders import shuffled
 from counterpoint.encoders.cross import judge_pairs, load_cross
 from counterpoint.encoders.text import autocast
 from counterpoint.recipes import cross
 from counterpoint.training.cached import cached
+from counterpoint.training.feed import plain
 from counterpoint.training.loop import Schedule, train
 from counterpoint.training.method import Method
+from counterpoint.training.processes import Split
 from counterpoint.verbs.recipes import CROSS, arguments_of
 
 from ..conftest import toy_rows
@@ -110,7 +113,8 @@ def test_it_learns_which_texts_belong_together(name: str, tiny: Path) -> None:
     even = {"positive_weight": 3.0} if name == "cross_encoder" else {}  # as three negatives weigh
     m = getattr(cross, name)(load_cross(str(tiny)), data, negatives=3, **even)
     m.modules["encoder"].set_dropout(0.0)
-    train(m, data.take, len(data), Schedule(steps=120, lr=2e-3), batch=16, seed=0, autocast=autocast("cpu", "fp32"))
+    feed = plain(data.take, shuffled(len(data), batch=16, seed=0))
+    train(m, feed, Schedule(steps=200, lr=2e-3), split=Split(16, 1), seed=0, autocast=autocast("cpu", "fp32"))
     left, right = zip(*[(f"q{i} w95", f"d{j} w96") for i in range(4) for j in range(4)], strict=True)
     score = judge_pairs(m.model(m.modules), left, right).reshape(4, 4)
     assert score.argmax(1).tolist() == [0, 1, 2, 3]

@@ -46,7 +46,7 @@ def run(m: Method, **kwargs: Any) -> History:
 
 
 def test_epochs_differ_and_a_short_batch_is_left_out() -> None:
-    first, second = ([at.tolist() for at in shuffled(50, 20, 3, epoch)] for epoch in (0, 1))
+    first, second = ([at.tolist() for at in shuffled(50, batch=20, seed=3)(epoch)] for epoch in (0, 1))
     assert [len(at) for at in first] == [20, 20]
     assert first != second
 

@@ -50,7 +50,7 @@ def dry(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trained(
-    recipe: str, folder: Path, *, steps: int, micro: int | None = None, lr: float = 1e-4
+    recipe: str, folder: Path, *, steps: int, micro: int | None = None, lr: float = 5e-5
 ) -> Callable[[int, int], list[Tensor]]:
     """Losses of a short training, and the weights after it."""
 

@@ -159,7 +159,7 @@ def test_the_plan_of_arrays_has_no_tokens(tmp_path: Path, monkeypatch: pytest.Mo
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert "2000 steps" in done.stderr
     assert "learning rate 0.001" in done.stderr
-    assert "up to 31 negatives" in done.stderr
+    assert "negatives per anchor up to 31" in done.stderr
     assert "tokens" not in done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.npy"]
 

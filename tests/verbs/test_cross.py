@@ -11,7 +11,7 @@ import counterpoint
 from counterpoint.encoders.cross import judge_pairs, load_cross
 from counterpoint.verbs.settings import Run
 
-FAST = {"steps": 250, "lr": 2e-3, "batch": 16, "quiet": True, "precision": "fp32", "dropout": 0.0}
+FAST = {"steps": 400, "lr": 2e-3, "batch": 16, "quiet": True, "precision": "fp32", "dropout": 0.0}
 
 
 def rows(count: int = 300, topics: int = 6) -> list[dict]:
@@ -47,7 +47,9 @@ def test_it_ranks_better_than_what_you_had(trained: counterpoint.verbs.fit.Train
 
 
 def test_the_folder_holds_a_filter(trained: counterpoint.verbs.fit.Trained) -> None:
-    assert {p.name for p in trained.path.iterdir()} == {"run.json", "metrics.json", "cost.json", "report.html", "model"}
+    assert {p.name for p in trained.path.iterdir()} == {
+        "run.json", "metrics.json", "cost.json", "report.html", "model", "steps.jsonl", "health.json",
+    }  # fmt: skip
     run = json.loads((trained.path / "run.json").read_text())
     assert run["recipe"] == "cross_encoder_listwise"
     assert run["arguments"] == {"negatives": 5}

@@ -173,7 +173,7 @@ def test_require_better_exits_3_and_keeps_the_run(toy_csv: Path, tiny: Path) -> 
 
 
 def test_an_allocation_that_fails_is_one_line(tiny: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from counterpoint.verbs import job as module
+    from counterpoint.verbs import stage as module
 
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes")

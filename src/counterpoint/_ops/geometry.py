@@ -63,7 +63,7 @@ def width(z: Float[Tensor, "n d"]) -> float:
     References:
         Chen, He 2021, arXiv:2011.10566 (section 4.1: 1 / sqrt(d) is the value of an even sphere, 0 that of collapse).
 
-    >>> width(torch.tensor([[1.0, 1.0], [-2.0, -2.0], [1.0, -1.0], [-1.0, 1.0]])), width(torch.ones(3, 2))
+    >>> round(width(torch.tensor([[1.0, 1.0], [-2.0, -2.0], [1.0, -1.0], [-1.0, 1.0]])), 6), width(torch.ones(3, 2))
     (1.0, 0.0)
     """
     if not z.numel():

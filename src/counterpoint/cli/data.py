@@ -1,0 +1,141 @@
+"""Commands about data: what is wrong with them, and negatives mined for them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from counterpoint.cli.app import app
+from counterpoint.cli.words import (
+    Allow,
+    Anchor,
+    Delimiter,
+    Group,
+    Ignore,
+    Label,
+    Match,
+    Negative,
+    Positive,
+    Source,
+    SplitColumn,
+    Time,
+    Value,
+    Weight,
+    named,
+    roles_of,
+    whole_numbers,
+)
+from counterpoint.errors import Refusal
+from counterpoint.pairs.limits import Mining
+from counterpoint.verbs.settings import Run
+
+
+@app.command()
+def check(
+    data: Annotated[
+        list[Path] | None,
+        typer.Argument(help="One or more csv, tsv, jsonl or parquet files, or an npz or npy file.", show_default=False),
+    ] = None,
+    explain: Annotated[str | None, typer.Option(metavar="CODE", help="What a finding means and what to do.")] = None,
+    anchor: Anchor = None,
+    positive: Positive = None,
+    negative: Negative = None,
+    label: Label = None,
+    value: Value = None,
+    weight: Weight = None,
+    group: Group = None,
+    split: SplitColumn = None,
+    time: Time = None,
+    source: Source = None,
+    ignore: Ignore = None,
+    match: Match = None,
+    delimiter: Delimiter = None,
+    allow: Allow = None,
+) -> None:
+    """Say what a data file holds and what is wrong with it. Exit code 2 when it could not be trained on.
+
+    Examples:
+
+      counterpoint check clicks.csv
+
+      counterpoint check --explain leak
+    """
+    from counterpoint.data import lint
+    from counterpoint.verbs.check import check as run_check
+
+    if explain is not None:
+        typer.echo(lint.explain(explain))
+        return
+    if not data:
+        raise Refusal("a data file or --explain CODE", "neither", remedy="counterpoint check DATA")
+    roles = roles_of(locals())
+    codes = tuple(allow or ())
+    findings = run_check(data if len(data) > 1 else data[0], roles=roles, match=match, delimiter=delimiter, allow=codes)
+    lint.accept(findings, codes, source=" + ".join(path.name for path in data))
+
+
+@app.command()
+def mine(
+    model: Annotated[str, typer.Argument(help="Finds the nearest: a folder, a run or a name.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="A csv, tsv, jsonl or parquet file of pairs.", show_default=False)],
+    out: Annotated[str, typer.Option(metavar="FILE", help="A new .parquet, .jsonl or .csv.", show_default=False)],
+    count: Annotated[int, typer.Option(help="Negatives a query, at most.")] = Mining.count,
+    depth: Annotated[int, typer.Option(help="How many of the nearest are looked at.")] = Mining.depth,
+    skip: Annotated[int, typer.Option(help="First ranks that are left out.")] = Mining.skip,
+    relative_margin: Annotated[
+        float, typer.Option(help="Negatives score at most the positive less this share.")
+    ] = Mining.relative_margin or 0,
+    margin: Annotated[float | None, typer.Option(help="... at most the positive less this.")] = Mining.margin,
+    no_margin: Annotated[bool, typer.Option("--no-margin", help="Do not compare with the positive.")] = False,
+    highest: Annotated[float | None, typer.Option(help="Highest score of a negative.")] = Mining.highest,
+    lowest: Annotated[float | None, typer.Option(help="Lowest score of a negative.")] = Mining.lowest,
+    filter_: Annotated[
+        str | None, typer.Option("--filter", metavar="MODEL", help="A cross-encoder or a second model as a filter.")
+    ] = None,
+    filter_margin: Annotated[float, typer.Option(help="Of the filter's scores.")] = Mining.filter_margin,
+    against: Annotated[str, typer.Option(help="Which positive counts: weakest or strongest.")] = Mining.against,
+    pick: Annotated[str, typer.Option(help="top, or random among all that are left.")] = Mining.pick,
+    seed: Annotated[int, typer.Option(help="Of random picks.")] = Mining.seed,
+    corpus: Annotated[str | None, typer.Option(metavar="FILE", help="More texts to take negatives from.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(metavar="ROLE=TEXT", help="Put before texts.")] = None,
+    length: Annotated[list[str] | None, typer.Option(metavar="ROLE=TOKENS", help="Where texts are cut.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = Run.precision,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = Run.device,
+    anchor: Anchor = None,
+    positive: Positive = None,
+    negative: Negative = None,
+    label: Label = None,
+    value: Value = None,
+    weight: Weight = None,
+    group: Group = None,
+    split: SplitColumn = None,
+    time: Time = None,
+    ignore: Ignore = None,
+    match: Match = None,
+    delimiter: Delimiter = None,
+    allow: Allow = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
+) -> None:
+    """Find hard negatives for the queries of labelled pairs, and write data that 'fit' takes as they are.
+
+    Says what was kept and why the rest was left, and shows the most doubtful ones.
+
+    Examples:
+
+      counterpoint mine all-MiniLM-L6-v2 clicks.csv --out mined.parquet
+
+      counterpoint mine runs/clicks-pairs-1 clicks.csv --out mined.parquet --filter runs/clicks-cross_encoder-1
+    """
+    given = dict(locals())
+    limits = {f.name: given[f.name] for f in fields(Mining)}
+    limits |= {"relative_margin": None, "margin": None} if no_margin else {}
+    settings = {name: given[name] for name in ("corpus", "precision", "device", "match", "delimiter")}
+    settings |= {"prompts": named(prompt, "--prompt"), "lengths": whole_numbers(named(length, "--length"))}
+    settings |= {"roles": roles_of(given), "allow": tuple(allow or ()), "trust_remote_code": trust_remote_code}
+    Mining(**limits), Run(**settings)  # a bad number is refused before torch is loaded
+    from counterpoint.verbs.mine import mine as run_mine
+
+    run_mine(model, data, out=out, filter=filter_, **limits, **settings)
