@@ -7,6 +7,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from counterpoint.evaluation.figures import MOST_POINTS, TABLE_ROWS, Figure, finite, laid_out, some, upright
+from counterpoint.evaluation.markup import Html, tag
 
 ACROSS, HIGH, GAP = 2, 180, 0.12  # panels beside each other, pixels of a row of them, space between two
 
@@ -103,6 +104,12 @@ def draw_health(record: Mapping[str, Any]) -> Figure | None:
         for i in some(len(columns["step"]), TABLE_ROWS)
     ]
     return Figure("health", _title(findings), _in_words(columns, panels, findings), ["step", *names], table, drawing)
+
+
+def said_of(record: Mapping[str, Any]) -> list[Html]:
+    """The findings of a record as items of a list."""
+    found = record.get("findings") or ()
+    return [tag("li", f"Step {f['step']}: {f['says']}. What to do: {f['remedy']}.") for f in found]
 
 
 def _keyed(panel: Panel) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from counterpoint.evaluation import figures
 from counterpoint.evaluation.figures import change_in_words, duration, finite, metric_name, number, percent, span
-from counterpoint.evaluation.health import draw_health
+from counterpoint.evaluation.health import draw_health, said_of
 from counterpoint.evaluation.markup import Html, command, drawn, excerpt, join, table, tag
 
 WORDS = {
@@ -230,11 +230,7 @@ def _training(story: Story) -> list[Section]:
 
 
 def _health(story: Story) -> list[Section]:
-    figure = draw_health(story.health)
-    items = [
-        tag("li", f"Step {f['step']}: {f['says']}. What to do: {f['remedy']}.")
-        for f in story.health.get("findings") or ()
-    ]
+    figure, items = draw_health(story.health), said_of(story.health)
     found = tag("ul", *items) if items else tag("p", "Nothing wrong was found while training.")
     return _section("health", "Health of the training", found, drawn(figure)) if figure or items else []
 
