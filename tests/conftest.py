@@ -29,25 +29,9 @@ WORDS = [f"{side}{i}" for side in ("q", "d") for i in range(TOPICS)] + [f"w{i}" 
 
 def make_tiny_model(folder: Path, *, dropout: float = 0.1) -> Path:
     """A transformers backbone with 2 layers of width 32 and a token for each word of the toy table."""
-    import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+    from counterpoint.encoders.tiny import write_tiny
 
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocabulary = {token: i for i, token in enumerate([*special, *WORDS])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True))
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, **names).save_pretrained(folder)
-    torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    rates = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    config = BertConfig(vocab_size=len(vocabulary), max_position_embeddings=64, **sizes, **rates)
-    BertModel(config).save_pretrained(folder)
-    return folder
+    return write_tiny(folder, WORDS, dropout=dropout)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Contract tests for your own losses: what we ask of ours, you can ask of yours."""
+"""Contract tests for your own losses and methods: what we ask of ours, you can ask of yours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,24 @@ from torch import Tensor
 
 from counterpoint._ops.launch import in_processes
 from counterpoint.objectives.custom import Row, Tile, custom, sweeping
+from counterpoint.training.contracts import (
+    assert_method_caches,
+    assert_method_encodes_rows,
+    assert_method_goes_on,
+    assert_method_is_finite,
+    assert_method_over_processes,
+)
 from counterpoint.types import Embeddings, Outcome
+
+__all__ = [
+    "assert_method_caches",
+    "assert_method_encodes_rows",
+    "assert_method_goes_on",
+    "assert_method_is_finite",
+    "assert_method_over_processes",
+    "assert_processes_agree",
+    "assert_tiled_equals",
+]
 
 SIZES = (2, 5, 37)  # rows; none divides a tile
 WIDTH = 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-NOT_BETTER, INTERRUPTED = 3, 130  # exit codes
+NOT_BETTER, NOT_KEPT, INTERRUPTED = 3, 3, 130  # exit codes
 
 app = typer.Typer(
     name="counterpoint",

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from counterpoint.cli.app import NOT_BETTER, app
+from counterpoint.cli.app import NOT_BETTER, NOT_KEPT, app
 from counterpoint.cli.words import (
     Allow,
     Anchor,
@@ -30,6 +30,7 @@ from counterpoint.cli.words import (
     values,
     whole_numbers,
 )
+from counterpoint.errors import Refusal
 from counterpoint.verbs.settings import Run
 
 
@@ -177,6 +178,49 @@ def resume(
     from counterpoint.verbs.resume import resume as run_resume
 
     run_resume(run)
+
+
+@app.command()
+def prove(
+    recipe: Annotated[
+        str | None, typer.Argument(help="A name of ours, or path/to/file.py:function.", show_default=False)
+    ] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Argument of the recipe.")
+    ] = None,
+    processes: Annotated[list[int] | None, typer.Option(help="How many to try, several times [default: 2, 4].")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="What to try it on: text or arrays [default: what the recipe works on].")
+    ] = None,
+    objective: Annotated[
+        str | None, typer.Option(metavar="MODULE:FUNCTION", help="A loss of two sets, in place of a recipe.")
+    ] = None,
+) -> None:
+    """Does a training method keep what every method has to keep? On a small model and random data; exit code 3 if not.
+
+    Several processes give the gradient of one; gradient caching gives that of the whole batch; each row is encoded by
+    itself; losses are finite and every parameter gets a gradient; a checkpoint holds all that the method remembers.
+
+    Examples:
+
+      counterpoint prove moco --set queue=64
+
+      counterpoint prove path/to/mine.py:recipe --processes 2 --processes 8
+
+      counterpoint prove --objective counterpoint.objectives.softmax:infonce
+    """
+    if (recipe is None) == (objective is None):
+        raise Refusal("a recipe or an --objective", "neither" if recipe is None else "both")
+    from counterpoint.verbs.prove import prove as prove_recipe
+    from counterpoint.verbs.prove import prove_objective
+
+    counts = tuple(processes or (2, 4))
+    if objective is not None:
+        found = prove_objective(objective, processes=counts)
+    else:
+        found = prove_recipe(str(recipe), settings=named(set_, "--set"), processes=counts, kind=kind)
+    if not all(contract.kept for contract in found):
+        raise typer.Exit(NOT_KEPT)
 
 
 @app.command()

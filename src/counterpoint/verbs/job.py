@@ -186,7 +186,7 @@ def adapt(encoder: Encoder, run: Run) -> None:
         freeze(encoder, layers)
 
 
-def make_method(recipe: Callable, encoder: Encoder, rows: Rows, arguments: Mapping[str, Any]) -> Method:
+def make_method(recipe: Callable, encoder: torch.nn.Module, rows: Rows, arguments: Mapping[str, Any]) -> Method:
     """Call a recipe; what a user's own does wrong is said in one line.
 
     Raises:
