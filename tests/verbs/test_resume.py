@@ -224,6 +224,40 @@ def test_the_number_of_processes_may_change(
     assert results(run.path) == results(straight)
 
 
+@pytest.mark.parametrize("died", ["moving", "removing"])
+def test_a_run_that_died_while_it_was_put_in_place_is_not_lost(
+    died: str, straight: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Checkpoints go when the result stands where it belongs, not before."""
+    from counterpoint.verbs import folder
+
+    class Died(BaseException):
+        pass
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise Died
+
+    def remove(path: Path) -> None:
+        if path.name == folder.CHECKPOINTS:
+            shutil.rmtree(checkpoint.steps(path)[-1])
+            raise Died
+        removed(path)
+
+    removed, out = folder._remove, tmp_path / "r"
+    with monkeypatch.context() as patch:
+        if died == "moving":
+            patch.setattr(Path, "replace", lambda path, to: dies() if path.name == "r.unfinished" else moved(path, to))
+        else:
+            patch.setattr(folder, "_remove", remove)
+        moved = os.replace
+        with pytest.raises(Died):
+            counterpoint.fit(toy_rows(), model=str(tiny), out=str(out), **SETTINGS)
+    if died == "moving":
+        counterpoint.fit(toy_rows(), model=str(tiny), out=str(out), **SETTINGS)
+        assert json.loads((out / "run.json").read_text())["resumed_after"] == [STEPS]
+    assert results(out) == results(straight)
+
+
 def test_other_data_or_settings_are_refused_and_nothing_is_lost(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

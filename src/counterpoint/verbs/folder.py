@@ -158,9 +158,10 @@ def writing(out: Path, *, needed: int) -> Iterator[Path]:
             raise Refusal(wanted, came, where=f"--out {out}", remedy="free some, or name another disk with --out")
         yield scratch
         refuse_existing(out)
+        scratch.replace(place)  # first: what is killed from here on has its result, and before it, its checkpoints
         for name in (CHECKPOINTS, BEGUN, LOCK):
-            _remove(scratch / name)
-        scratch.replace(place)
+            with contextlib.suppress(OSError):
+                _remove(place / name)
 
 
 def _remove(path: Path) -> None:
