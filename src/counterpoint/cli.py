@@ -382,7 +382,7 @@ def shorten(text: str, width: int = 100) -> str:
 def _roles(options: dict[str, Any]) -> dict[str, str]:
     """The columns that were named; ignored ones are listed under a role of their own."""
     names = ("anchor", "positive", "negative", "label", "value", "weight", "group", "split", "time", "source")
-    roles = {name: options[name] for name in names if options[name] is not None}
+    roles = {name: options[name] for name in names if options.get(name) is not None}  # `mine` has no --source
     return roles | {f"ignore:{column}": column for column in options["ignore"] or ()}
 
 

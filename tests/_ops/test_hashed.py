@@ -9,7 +9,7 @@ from counterpoint._ops.hashed import STEP, hashed_uniform, mixed
 
 def test_the_mixer_is_splitmix64() -> None:
     # The first outputs of the reference implementation (Vigna, splitmix64.c) from the state 1234567.
-    out = [int(mixed(torch.tensor(1234567) + STEP * k)) % 2**64 for k in (1, 2, 3)]
+    out = [int(mixed(torch.tensor(1234567) + torch.tensor(STEP) * k)) % 2**64 for k in (1, 2, 3)]
     assert out == [6457827717110365317, 3203168211198807973, 9817491932198370423]
 
 

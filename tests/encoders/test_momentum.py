@@ -16,7 +16,7 @@ from counterpoint.types import Embeddings
 
 def rows(ids: list[int], seed: int = 0) -> Embeddings:
     generator = torch.Generator().manual_seed(seed)
-    return Embeddings.of(torch.randn(len(ids), 3, generator=generator), id=torch.tensor(ids))
+    return Embeddings.of(torch.randn(len(ids), 3, generator=generator), id=torch.tensor(ids, dtype=torch.int64))
 
 
 def test_the_teacher_is_the_running_mean_of_the_encoder() -> None:

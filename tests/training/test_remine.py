@@ -96,8 +96,8 @@ def test_a_loop_mines_between_epochs_and_goes_on_from_the_table(tiny: Path) -> N
         order = np.random.default_rng([0, number]).permutation(len(data))
         for at in order.reshape(4, 16):
             generator = torch.Generator().manual_seed(int(at[0]))
-            outcome, _ = step(method, new.take(at), optimizer, generator=generator, autocast=autocast("cpu", "fp32"), clip=1.0)  # type: ignore[arg-type]  # fmt: skip
-            yield float(outcome.loss.detach())
+            done = step(method, [new.take(at)], optimizer, generator=generator, autocast=autocast("cpu", "fp32"), clip=1.0)  # type: ignore[arg-type]  # fmt: skip
+            yield done.loss
 
     def start() -> object:
         torch.manual_seed(0)
