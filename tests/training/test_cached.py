@@ -141,6 +141,14 @@ def test_facts_several_encoders_and_parameters_of_the_objective(micro: int, seco
     assert found[1][-1].abs() > 0  # the temperature
 
 
+def test_a_view_without_gradient_that_comes_first_does_not_end_the_others() -> None:
+    method, views = learned(second=False), dict(reversed(two_views().items()))
+    expected, found = same(plain, method, views, 4), same(by_cache, method, views, 4)
+    for ours, theirs in zip(found[1], expected[1], strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+    assert max(float(g.abs().max()) for g in found[1]) > 0
+
+
 def test_only_one_piece_has_a_graph_at_a_time() -> None:
     method, alive, most = learned(), 0, 0
 

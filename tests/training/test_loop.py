@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -103,3 +104,28 @@ def test_the_same_seed_gives_the_same_weights_and_losses() -> None:
         torch.manual_seed(1)
         results.append(run(m, seed=seed).loss)
     assert results[0] == results[1] != results[2]
+
+
+def test_the_rate_of_a_step_is_that_of_its_middle() -> None:
+    rates: list[float] = []
+    run(
+        method(),
+        schedule=Schedule(steps=4, lr=1.0, warmup=0.0),
+        note=lambda _, numbers: rates.append(numbers["rate"]),
+    )
+    assert rates == pytest.approx([0.875, 0.625, 0.375, 0.125])
+
+
+def test_measuring_dev_takes_no_time_of_the_run() -> None:
+    def dev() -> float:
+        time.sleep(0.3)
+        return 0.0
+
+    assert run(method(), schedule=Schedule(steps=4, lr=0.1, evaluations=4), dev=dev).seconds < 1.0
+
+
+@pytest.mark.parametrize("first", [math.nan, -math.inf])
+def test_a_score_that_is_no_number_is_beaten_by_one_that_is(first: float) -> None:
+    scores = iter([first, math.nan, 0.1, 0.3, math.nan])
+    history = run(method(), schedule=Schedule(steps=4, lr=0.1, evaluations=4), dev=lambda: next(scores))
+    assert history.best_step == 3

@@ -17,8 +17,8 @@ from counterpoint.encoders.text import autocast, embed, load
 from counterpoint.errors import Refusal
 from counterpoint.recipes import momentum, text
 from counterpoint.training.feed import plain
-from counterpoint.training.loop import Schedule, Stopped, train
-from counterpoint.training.method import Method, gradients
+from counterpoint.training.loop import Schedule, Stopped, seed_step, train
+from counterpoint.training.method import Method, gradients, step
 from counterpoint.training.processes import Split, first_decides, same, sum_gradients
 from counterpoint.types import Embeddings, Outcome
 from tests.conftest import make_tiny_model
@@ -199,6 +199,41 @@ def test_process_0_decides_and_its_refusal_is_everybodys() -> None:
         return [torch.tensor(same({"x": [rank + 5]})["x"])]
 
     assert [x[0].tolist() for x in in_processes(3, work)] == [[5], [5], [5]]
+
+
+def test_views_draw_alike_on_all_processes_and_dropout_does_not() -> None:
+    def work(_rank: int, _count: int) -> list[Tensor]:
+        generator, found = torch.Generator(), []
+        for number in (1, 2, 1):
+            seed_step(generator, 7, number)
+            found.append(torch.stack([torch.rand(3, generator=generator), torch.rand(3)]))
+        return [torch.stack(found)]
+
+    one, other = (x[0] for x in in_processes(2, work))
+    assert torch.equal(one[:, 0], other[:, 0])
+    assert not (one[:, 1] == other[:, 1]).any()
+    assert torch.equal(one[0], one[2])
+    assert not (one[0] == one[1]).any()
+
+
+def test_an_update_that_one_process_cannot_take_is_taken_by_none() -> None:
+    def work(rank: int, _count: int) -> list[Tensor]:
+        modules = nn.ModuleDict({"encoder": nn.Linear(1, 1, bias=False)})
+        nn.init.ones_(modules["encoder"].weight)
+        off = float("inf") if rank == 1 else 0.0  # a loss of one's own that no sum over processes sees
+
+        def objective(m: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
+            return Outcome({"x": sets["x"].z.mean() + off}, {"x": 1.0}, {})
+
+        method = Method(
+            modules, lambda b, _: {"x": b}, lambda m, v: {"x": Embeddings.of(m["encoder"](v["x"]["x"]))}, objective,
+            lambda m: m["encoder"],
+        )  # fmt: skip
+        sgd = torch.optim.SGD(modules.parameters(), lr=0.1)
+        done = step(method, [{"x": torch.ones(2, 1)}], sgd, generator=torch.Generator(), autocast=FP32, clip=1.0)
+        return [torch.tensor(done.taken), modules["encoder"].weight.detach()]
+
+    assert [[x.tolist() for x in found] for found in in_processes(2, work)] == [[False, [[1.0]]]] * 2
 
 
 def test_a_signal_to_one_process_ends_all_after_the_same_step(dry: Path) -> None:

@@ -12,6 +12,8 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import torch
 
 import counterpoint
 from counterpoint.training import checkpoint
+from counterpoint.verbs import folder
 from counterpoint.verbs.resume import resume
 from tests.conftest import toy_rows
 
@@ -191,6 +194,94 @@ def test_damage_of_every_kind_is_seen(damage: str, tmp_path: Path) -> None:
     with pytest.raises(counterpoint.Refusal, match="1 damaged"):
         checkpoint.latest(tmp_path, said.append)
     assert len(said) == 1
+
+
+def small(number: int = 1) -> checkpoint.Checkpoint:
+    return checkpoint.Checkpoint({"w": torch.arange(5)}, {"x": number})
+
+
+def test_a_checkpoint_of_another_schema_is_refused(tmp_path: Path) -> None:
+    place = checkpoint.write(tmp_path, 3, small())
+    numbers = json.loads((place / checkpoint.NUMBERS).read_text())
+    (place / checkpoint.NUMBERS).write_text(json.dumps(numbers | {"schema": checkpoint.SCHEMA + 1}))
+    with pytest.raises(counterpoint.Refusal, match="a checkpoint of schema 1, got 2"):
+        checkpoint.read(place)
+
+
+def test_a_checkpoint_is_there_when_it_is_whole_and_a_failed_one_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written, seen = checkpoint.save_file, []
+
+    def save(tensors: Any, path: Path) -> None:
+        written(tensors, path)
+        seen.append([p.name for p in checkpoint.steps(tmp_path)])
+        if len(seen) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", save)
+    checkpoint.write(tmp_path, 1, small())
+    with pytest.raises(OSError, match="No space"):
+        checkpoint.write(tmp_path, 2, small())
+    assert seen == [[], ["step-000000001"]]
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000000001"]
+
+
+def test_what_a_killed_process_left_and_damaged_checkpoints_make_room(tmp_path: Path) -> None:
+    for step in (2, 9):
+        checkpoint.write(tmp_path, step, small())
+    (tmp_path / "step-000000009" / checkpoint.TENSORS).write_bytes(b"")  # so the run goes on from 2
+    (tmp_path / ".step-000000011.unfinished").mkdir()
+    checkpoint.write(tmp_path, 4, small())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000002", "step-000000004"]
+    checkpoint.write(tmp_path, 4, small(7))
+    assert checkpoint.read(tmp_path / "step-000000004").numbers["x"] == 7
+    checkpoint.write(tmp_path, 6, small())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000000004", "step-000000006"]
+
+
+def test_a_run_is_in_its_place_before_its_checkpoints_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def remove(path: Path) -> None:
+        if path.name == checkpoints:
+            raise Killed
+        real(path)
+
+    real, checkpoints = folder._remove, folder.CHECKPOINTS
+    monkeypatch.setattr(folder, "_remove", remove)
+    with pytest.raises(Killed), folder.writing(tmp_path / "r", needed=0) as scratch:
+        checkpoint.write(scratch / checkpoints, 1, small())
+        (scratch / "run.json").write_text("{}")
+    assert (tmp_path / "r" / "run.json").exists()
+
+
+def test_a_run_that_was_finished_while_one_waited_for_its_lock_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def locked(scratch: Path, out: Path) -> Iterator[None]:
+        out.mkdir()
+        (out / "run.json").write_text("{}")
+        yield
+
+    monkeypatch.setattr(folder, "_locked", locked)
+    with pytest.raises(counterpoint.Refusal, match="one that does"), folder.writing(tmp_path / "r", needed=0):
+        raise AssertionError("not reached")
+    assert (tmp_path / "r" / "run.json").exists()
+
+
+def test_without_a_checkpoint_nobody_is_told_to_resume(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("counterpoint.training.loop.step", gone)
+    with pytest.raises(counterpoint.Refusal, match=r"its own message says why; no checkpoint was kept: begin anew"):
+        counterpoint.fit(toy_rows(), model=str(tiny), out=str(tmp_path / "r"), **SETTINGS)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(

@@ -63,9 +63,7 @@ def test_patience_needs_a_dev_split(tiny: Path, tmp_path: Path, monkeypatch: pyt
     from counterpoint.verbs import job
 
     real = job.tasks
-    monkeypatch.setattr(
-        job, "tasks", lambda *args, **kwargs: (real(*args, **kwargs)[0], None, real(*args, **kwargs)[2])
-    )
+    monkeypatch.setattr(job, "tasks", lambda *args, **kwargs: (real(*args, **kwargs)[0], None, None))
     with pytest.raises(Refusal, match=r"a dev split for --patience"):
         fit(tiny, tmp_path / "r", patience=2)
 

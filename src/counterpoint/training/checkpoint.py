@@ -78,7 +78,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], t
 
 
 def write(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = KEPT) -> Path:
-    """Write a checkpoint beside its place, make sure that it is on the disk, move it there, remove the oldest.
+    """Write a checkpoint beside its place, make sure that it is on the disk, move it there, remove the oldest and any later one.
 
     Args:
         folder: where checkpoints are.
@@ -91,7 +91,8 @@ def write(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = KEPT) 
     """
     place, scratch = folder / f"step-{step:09d}", folder / f".step-{step:09d}.unfinished"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(scratch, ignore_errors=True)
+    for left in folder.glob(".step-*"):  # of a process that was killed while it wrote
+        shutil.rmtree(left, ignore_errors=True)
     try:
         scratch.mkdir()
         save_file(checkpoint.tensors, scratch / TENSORS)
@@ -105,7 +106,9 @@ def write(folder: Path, step: int, checkpoint: Checkpoint, *, keep: int = KEPT) 
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
-    for old in steps(folder)[:-keep]:
+    known = steps(folder)
+    at = known.index(place) + 1
+    for old in (*known[: max(0, at - keep)], *known[at:]):  # later ones are damaged: the run went on from before them
         shutil.rmtree(old, ignore_errors=True)
     return place
 

@@ -159,10 +159,10 @@ def step(
         gradients(method, batch, generator=generator, autocast=autocast, micro=micro, share=1 / len(batches))
         for batch in batches
     ]
-    sums = sum_gradients(method.modules.parameters(), beside())
-    norm = float(nn.utils.clip_grad_norm_(method.modules.parameters(), clip))
     loss = sum(float(outcome.loss.detach()) for _, outcome in found) / len(found)
-    taken = math.isfinite(loss) and math.isfinite(norm)
+    bad, *sums = sum_gradients(method.modules.parameters(), (float(not math.isfinite(loss)), *beside()))
+    norm = float(nn.utils.clip_grad_norm_(method.modules.parameters(), clip))
+    taken = not bad and math.isfinite(norm)
     if taken:
         optimizer.step()
         for sets, outcome in found:

@@ -88,6 +88,7 @@ class Running:
     def keep_if_best(self, score: float) -> None:
         """Note a measurement of dev; copy the weights where it is the best so far."""
         self.history.dev.append((self.place.step, score))
+        score = -math.inf if math.isnan(score) else score  # what is no number beats nothing, and is beaten
         if score > self.place.best or self.best_weights is None:
             self.place.best, self.best_weights, self.history.best_step = score, snapshot(self.method), self.place.step
 

@@ -88,13 +88,11 @@ def finishing(job: Job | CrossJob) -> Iterator[Path]:
         try:
             yield Path(same(str(scratch)))
         except Stopped as stopped:
-            job.screen.say(
-                f"counterpoint: stopped by {asked_by()} after {stopped}: go on with: counterpoint resume {job.out}"
-            )
+            job.screen.say(f"counterpoint: stopped by {asked_by()} after {stopped}: {folder.how_to_go_on(job.out)}")
             raise
         except (MemoryError, RuntimeError) as error:  # torch's own out-of-memory errors are RuntimeErrors
             if any(words in str(error) for words in LOST):
-                remedy = f"its own message says why; go on with: counterpoint resume {job.out}"
+                remedy = f"its own message says why; {folder.how_to_go_on(job.out)}"
                 raise Refusal("all processes at work", "one that is gone", remedy=remedy) from error
             if not isinstance(error, MemoryError) and not any(words in str(error) for words in NO_MEMORY):
                 raise

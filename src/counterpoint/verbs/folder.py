@@ -146,6 +146,7 @@ def writing(out: Path, *, needed: int) -> Iterator[Path]:
         place.parent.mkdir(parents=True, exist_ok=True)
         scratch.mkdir(exist_ok=True)
         undo.enter_context(_locked(scratch, out))
+        refuse_existing(out)  # whoever had the lock until now may have finished
         unfinished.add(scratch)
         undo.callback(unfinished.discard, scratch)
         undo.callback(discard, scratch)
@@ -210,10 +211,16 @@ def _file_errors(out: Path) -> Iterator[None]:
         raise
 
 
+def how_to_go_on(out: Path) -> str:
+    """The command that goes on with an unfinished run, where there is a checkpoint to go on from."""
+    left = resumable(scratch_of(Path(os.path.realpath(out))))
+    return f"go on with: counterpoint resume {out}" if left else "no checkpoint was kept: begin anew"
+
+
 def _what_is_left(out: Path) -> str:
     """What a person can do after a failed write."""
     left = resumable(scratch_of(Path(os.path.realpath(out))))
-    return f"mend that, and go on with: counterpoint resume {out}" if left else "nothing was kept"
+    return f"mend that, and {how_to_go_on(out)}" if left else "nothing was kept"
 
 
 def write_json(path: Path, value: object) -> None:
