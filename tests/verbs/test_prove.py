@@ -204,7 +204,12 @@ def test_a_gradient_that_one_process_lacks_is_seen(tmp_path: Path) -> None:
     one = contracts.Update(torch.tensor(2.0), {"w": torch.tensor([1.0, -4.0]), "b": None})
     agree = lambda other: contracts._agree("here", other, one, relative=1e-6)  # noqa: E731
     agree(contracts.Update(torch.tensor(2.0), {"w": torch.tensor([1.0, -4.0 + 1e-6]), "b": torch.zeros(1)}))
-    for loss, w, b in ((2.0002, -4.0, None), (2.0, -4.0004, None), (2.0, -4.0, torch.ones(1)), (float("nan"), -4.0, None)):
+    for loss, w, b in (
+        (2.0002, -4.0, None),
+        (2.0, -4.0004, None),
+        (2.0, -4.0, torch.ones(1)),
+        (float("nan"), -4.0, None),
+    ):
         with pytest.raises(AssertionError, match="here differs by"):
             agree(contracts.Update(torch.tensor(loss), {"w": torch.tensor([1.0, w]), "b": b}))
     with pytest.raises(AssertionError, match="gradient of 'w'"):
@@ -234,7 +239,10 @@ def test_the_command_and_its_exit_codes(mine: Callable[[str], str]) -> None:
     assert good.output.count("kept") == 5
     bad = run(app, ["prove", mine("silent"), "--processes", "2"])
     assert bad.exit_code == 3
-    assert [line.split()[0] for line in bad.output.splitlines() if line[:1].isalpha()] == ["kept"] * 3 + ["broken", "kept"]
+    assert [line.split()[0] for line in bad.output.splitlines() if line[:1].isalpha()] == ["kept"] * 3 + [
+        "broken",
+        "kept",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -195,7 +195,9 @@ def assert_method_goes_on(make: Make, batch: Batch, *, steps: int = STEPS) -> No
         read = checkpoint.read(checkpoint.write(Path(place), steps, known)).under("modules")
     second = make()
     second.modules.load_state_dict(read)
-    (later,) = updates(second, batch, steps=1, start=steps)  # before the other one, so that it can lean on nothing of it
+    (later,) = updates(
+        second, batch, steps=1, start=steps
+    )  # before the other one, so that it can lean on nothing of it
     (straight,) = updates(first, batch, steps=1, start=steps)
     _agree("the step after a checkpoint", later, straight, relative=0.0)
     state = second.modules.state_dict()
@@ -222,7 +224,7 @@ def updates(
         with torch.no_grad():
             for p in parameters.values():
                 if p.grad is not None:
-                    p -= RATE * p.grad
+                    p.sub_(RATE * p.grad)
         method.after(method.modules, sets, outcome)
 
 
@@ -280,17 +282,24 @@ def _agree(where: str, found: Update, wanted: Update, *, relative: float) -> Non
     loss, expected = float(found.loss), float(wanted.loss)
     if not abs(loss - expected) <= relative * abs(expected):
         share = abs(loss - expected) / max(abs(expected), 1e-300)
-        raise AssertionError(f"the loss of {where} differs by {share:.3g} relative: wanted {expected:.9g}, got {loss:.9g}")
+        raise AssertionError(
+            f"the loss of {where} differs by {share:.3g} relative: wanted {expected:.9g}, got {loss:.9g}"
+        )
     least = SHARE * wanted.largest if relative else 0.0
-    for name, ours in found.gradients.items():
-        theirs = wanted.gradients[name]
-        zero = torch.zeros(()) if ours is None and theirs is None else torch.zeros_like(ours if theirs is None else theirs)
-        ours, theirs = zero if ours is None else ours, zero if theirs is None else theirs
+    for name, given in found.gradients.items():
+        ours, theirs = _both(given, wanted.gradients[name])
         difference = float((ours - theirs).abs().max()) if ours.numel() else 0.0
         largest = max(float(theirs.abs().max()) if theirs.numel() else 0.0, least)
         if not difference <= relative * largest:
             share = difference / max(largest, 1e-300)
             raise AssertionError(f"the gradient of '{name}' in {where} differs by {share:.3g} relative")
+
+
+def _both(one: Tensor | None, other: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Two gradients; one that is not there is zero."""
+    there = [x for x in (one, other) if x is not None] or [torch.zeros(1)]
+    zero = torch.zeros_like(there[0])
+    return zero if one is None else one, zero if other is None else other
 
 
 def _same_row(where: str, alone: Embeddings, whole: Embeddings, i: int, *, relative: float) -> None:
@@ -303,7 +312,9 @@ def _same_row(where: str, alone: Embeddings, whole: Embeddings, i: int, *, relat
     named |= {f"fact '{n}'": (f.double(), whole.facts[n].double()) for n, f in alone.facts.items()}
     for what, (one, all_rows) in named.items():
         if one.shape[1:] != all_rows.shape[1:]:
-            raise AssertionError(f"the {what} of {where} has the shape {list(one.shape[1:])}, not {list(all_rows.shape[1:])}")
+            raise AssertionError(
+                f"the {what} of {where} has the shape {list(one.shape[1:])}, not {list(all_rows.shape[1:])}"
+            )
         if not one.numel():
             continue
         largest = max(float(all_rows.abs().max()), 1e-300)

@@ -144,7 +144,9 @@ def _tried(
                 problem = f"{type(error).__name__}: {_last_line(error)}"
             found.append(Proved(contract, problem))
             style = "green" if problem is None else "bold red"
-            screen.say(f"{'kept' if problem is None else 'broken':<7} {contract}{f': {problem}' if problem else ''}", style)
+            screen.say(
+                f"{'kept' if problem is None else 'broken':<7} {contract}{f': {problem}' if problem else ''}", style
+            )
     finally:
         torch.set_num_threads(threads)
     return tuple(found)
