@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from counterpoint.verbs.fit import fit
     from counterpoint.verbs.mine import mine
     from counterpoint.verbs.model import load, search
+    from counterpoint.verbs.stages import stages
 
 __version__ = "0.1.0"
-__all__ = ["Refusal", "check", "demo", "fit", "load", "mine", "search"]
+__all__ = ["Refusal", "check", "demo", "fit", "load", "mine", "search", "stages"]
 
 _HOMES = {
     "Refusal": "counterpoint.errors",
@@ -29,6 +30,7 @@ _HOMES = {
     "load": "counterpoint.verbs.model",
     "mine": "counterpoint.verbs.mine",
     "search": "counterpoint.verbs.model",
+    "stages": "counterpoint.verbs.stages",
 }
 
 

@@ -251,7 +251,7 @@ def test_a_run_is_in_its_place_before_its_checkpoints_go(tmp_path: Path, monkeyp
 
     real, checkpoints = folder._remove, folder.CHECKPOINTS
     monkeypatch.setattr(folder, "_remove", remove)
-    with pytest.raises(Killed), folder.writing(tmp_path / "r", needed=0) as scratch:
+    with pytest.raises(Killed), folder.writing(tmp_path / "r", needed=0) as scratch:  # noqa: PT012 - raised at the end
         checkpoint.write(scratch / checkpoints, 1, small())
         (scratch / "run.json").write_text("{}")
     assert (tmp_path / "r" / "run.json").exists()

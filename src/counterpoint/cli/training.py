@@ -181,6 +181,34 @@ def resume(
 
 
 @app.command()
+def stages(
+    plan: Annotated[Path, typer.Argument(help="A json file: a list of objects, one a stage.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A folder for all stages.", show_default=False)],
+    require_better: Annotated[
+        bool, typer.Option("--require-better", help="Exit 3 unless all stages together are better.")
+    ] = False,
+) -> None:
+    """Train in stages, such as pre-train and fine-tune: each goes on with the model of the one before.
+
+    A stage has "data" and whatever 'fit' takes, by the names of its flags (batch, lr, "settings": {"temperature": 0.02}); a
+    "model" of its own overrides. Files are looked for beside the plan. The same command again goes on where it was stopped.
+
+    Example:
+
+      counterpoint stages plan.json --out runs/two-stages
+
+      [{"data": "texts.csv", "recipe": "simcse", "minutes": 10}, {"data": "clicks.csv", "minutes": 10}]
+    """
+    from counterpoint.verbs.stages import read_plan, stages_of
+    from counterpoint.verbs.stages import stages as run_stages
+
+    entries = read_plan(plan)
+    stages_of(entries, out)  # a bad plan is refused before torch is loaded
+    if run_stages(out, entries).verdict != "better" and require_better:
+        raise typer.Exit(NOT_BETTER)
+
+
+@app.command()
 def prove(
     recipe: Annotated[
         str | None, typer.Argument(help="A name of ours, or path/to/file.py:function.", show_default=False)

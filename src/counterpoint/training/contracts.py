@@ -224,7 +224,7 @@ def updates(
         with torch.no_grad():
             for p in parameters.values():
                 if p.grad is not None:
-                    p -= RATE * p.grad
+                    p.sub_(RATE * p.grad)
         method.after(method.modules, sets, outcome)
 
 
@@ -286,17 +286,20 @@ def _agree(where: str, found: Update, wanted: Update, *, relative: float) -> Non
             f"the loss of {where} differs by {share:.3g} relative: wanted {expected:.9g}, got {loss:.9g}"
         )
     least = SHARE * wanted.largest if relative else 0.0
-    for name, ours in found.gradients.items():
-        theirs = wanted.gradients[name]
-        zero = (
-            torch.zeros(()) if ours is None and theirs is None else torch.zeros_like(ours if theirs is None else theirs)
-        )
-        ours, theirs = zero if ours is None else ours, zero if theirs is None else theirs
+    for name, given in found.gradients.items():
+        ours, theirs = _both(given, wanted.gradients[name])
         difference = float((ours - theirs).abs().max()) if ours.numel() else 0.0
         largest = max(float(theirs.abs().max()) if theirs.numel() else 0.0, least)
         if not difference <= relative * largest:
             share = difference / max(largest, 1e-300)
             raise AssertionError(f"the gradient of '{name}' in {where} differs by {share:.3g} relative")
+
+
+def _both(one: Tensor | None, other: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Two gradients; one that is not there is zero."""
+    there = [x for x in (one, other) if x is not None] or [torch.zeros(1)]
+    zero = torch.zeros_like(there[0])
+    return zero if one is None else one, zero if other is None else other
 
 
 def _same_row(where: str, alone: Embeddings, whole: Embeddings, i: int, *, relative: float) -> None:

@@ -28,13 +28,22 @@ GROWING = (CHECKPOINTS, BEGUN, "steps.jsonl", "events.")  # beginnings of names 
 
 def next_name(data: str, recipe: str, parent: Path = Path("runs"), begun: Mapping[str, Any] | None = None) -> Path:
     """runs/<data>-<recipe>-<n> with the smallest n that is free, or whose unfinished run began with just this."""
-    stem = "".join(ch if ch.isalnum() or ch in "-_" else "-" for ch in f"{data}-{recipe}").strip("-").lower()[:LONGEST]
+    stem = slug(f"{data}-{recipe}")
     n = 1
     while True:
         place = parent / f"{stem}-{n}"
         if not place.exists() and (not scratch_of(place).exists() or (begun and began_with(place) == begun)):
             return place
         n += 1
+
+
+def slug(words: str) -> str:
+    """Words as a name of a folder.
+
+    >>> slug("My Clicks.csv-pairs")
+    'my-clicks-csv-pairs'
+    """
+    return "".join(ch if ch.isalnum() or ch in "-_" else "-" for ch in words).strip("-").lower()[:LONGEST]
 
 
 def scratch_of(place: Path) -> Path:

@@ -25,6 +25,7 @@ from counterpoint.training.machine import describe, peak_memory
 from counterpoint.verbs import folder
 from counterpoint.verbs.cross import CrossJob
 from counterpoint.verbs.job import Job
+from counterpoint.verbs.stage import mark_of
 
 SCHEMA = 1
 MOVED = 4  # examples shown in each direction
@@ -72,6 +73,7 @@ def record_of(job: Job | CrossJob) -> dict[str, Any]:
         "schema": SCHEMA,
         "command": typed or "counterpoint.fit(...)",
         "settings": asdict(job.run),
+        "begun": {**job.begun, "rows": mark_of(job.rows)},
         **{name: plan[name] for name in FROM_PLAN},
         "recipe_why": job.plan.why,
         "seed": job.run.seed,
