@@ -17,6 +17,7 @@ from torch import nn
 
 from counterpoint.data.orders import endless, shuffled
 from counterpoint.encoders.text import autocast
+from counterpoint.objectives.rerank import binary, scored
 from counterpoint.objectives.softmax import infonce
 from counterpoint.objectives.spread import alignment
 from counterpoint.pairs.labels import labelled
@@ -140,6 +141,17 @@ def test_attraction_alone_collapses() -> None:
     assert width[found.step - steps - 1] >= limit
     assert found.value == width[found.step - 1]
     assert "add negatives" in str(found)
+
+
+def test_scored_pairs_have_no_vectors_to_judge() -> None:
+    """Of a cross-encoder nobody can say that its anchors have no positive, or that its rows have collapsed."""
+    query, positive = torch.arange(8) // 4, torch.arange(8) % 4 == 0
+    pairs = scored(torch.randn(8, generator=torch.Generator().manual_seed(0)), query=query, positive=positive)
+    method = Method(nn.ModuleDict(), dict, dict, lambda _, sets: binary(sets["pair"]), dict)
+    health = Health(method)
+    for number in range(1, 60):
+        assert not health.observe(step=number, sets={"pair": pairs}, outcome=binary(pairs), norm=1.0, seconds=10.0)
+    assert len(health.history["step"]) > 10
 
 
 def test_a_temperature_too_low() -> None:

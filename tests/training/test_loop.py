@@ -15,10 +15,12 @@ from counterpoint.data.orders import shuffled
 from counterpoint.encoders.text import autocast
 from counterpoint.errors import Refusal
 from counterpoint.training.feed import plain
+from counterpoint.training.health import Health
 from counterpoint.training.loop import Schedule, train
 from counterpoint.training.method import Method
 from counterpoint.training.processes import Split
 from counterpoint.training.state import History
+from counterpoint.training.symptoms import Finding, Limits, finding
 from counterpoint.types import Batch, Embeddings, Outcome
 
 
@@ -93,6 +95,32 @@ def test_where_nothing_is_better_the_start_is_kept() -> None:
 def test_a_loss_that_is_not_finite_is_refused_after_a_few_steps() -> None:
     with pytest.raises(Refusal, match="finite loss"):
         run(method(target=math.nan))
+
+
+def test_single_steps_without_a_finite_loss_are_left_out_and_counted() -> None:
+    def take(at: np.ndarray) -> Batch:
+        taken.append(len(taken))
+        return {"value": torch.full((len(at), 1), math.nan if taken[-1] % 2 else 1.0)}
+
+    taken: list[int] = []
+    history = run(
+        method(), feed=plain(take, shuffled(8, batch=4, seed=0)), schedule=Schedule(steps=4 * Limits.bad, lr=0.1)
+    )
+    assert history.skipped == 2 * Limits.bad
+    assert len(history.loss) == 4 * Limits.bad
+
+
+def test_what_health_cannot_accept_ends_the_run_a_step_later() -> None:
+    class Sick(Health):
+        def observe(self, *, step: int, **_: Any) -> list[Finding]:
+            return [finding("collapse", step, 0.0, stops=step == 3)] if step >= 2 else []
+
+    said, steps = [], []
+    m = method()
+    with pytest.raises(Refusal, match="wanted a run that can recover, got embeddings have collapsed"):
+        run(m, health=Sick(m), say=said.append, tick=lambda n, *_: steps.append(n))
+    assert steps == [1, 2, 3, 4]
+    assert len(said) == 2
 
 
 def test_the_same_seed_gives_the_same_weights_and_losses() -> None:

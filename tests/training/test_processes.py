@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from counterpoint.data.orders import shuffled
 from counterpoint.encoders.text import autocast, embed, load
 from counterpoint.errors import Refusal
 from counterpoint.recipes import momentum, text
+from counterpoint.training import checkpoint
 from counterpoint.training.feed import plain
 from counterpoint.training.loop import Schedule, Stopped, seed_step, train
 from counterpoint.training.method import Method, gradients, step
 from counterpoint.training.processes import Split, first_decides, same, sum_gradients
+from counterpoint.training.state import Saving, last_of
 from counterpoint.types import Embeddings, Outcome
 from tests.conftest import make_tiny_model
 from tests.recipes.test_text import rows
@@ -199,6 +202,48 @@ def test_process_0_decides_and_its_refusal_is_everybodys() -> None:
         return [torch.tensor(same({"x": [rank + 5]})["x"])]
 
     assert [x[0].tolist() for x in in_processes(3, work)] == [[5], [5], [5]]
+
+
+def test_a_run_has_one_clock_and_the_same_dev_on_all_processes() -> None:
+    def work(rank: int, count: int) -> list[Tensor]:
+        torch.manual_seed(0)
+        modules = nn.ModuleDict({"encoder": nn.Linear(1, 1)})
+        method = Method(
+            modules, lambda b, _: {"x": b}, lambda m, v: {"x": Embeddings.of(m["encoder"](v["x"]["x"]))},
+            lambda _, sets: Outcome({"x": sets["x"].z.square().mean()}, {"x": 1.0}, {}), lambda m: m["encoder"],
+        )  # fmt: skip
+
+        def take(at: np.ndarray) -> dict[str, Tensor]:
+            time.sleep(0.1)
+            return {"x": torch.ones(len(at), 1)}
+
+        started, scores = time.monotonic(), iter([0.5, 0.9, 0.2] if rank == 0 else [0.9, 0.1, 0.95])
+        history = train(
+            method, plain(take, shuffled(8, batch=4, seed=0)), Schedule(4, lr=0.1, evaluations=2), split=Split(4, count),
+            seed=0, autocast=FP32, dev=lambda: next(scores),
+        )  # fmt: skip
+        assert 0.4 <= history.seconds <= time.monotonic() - started
+        return [torch.tensor(history.dev), torch.tensor(history.best_step), torch.tensor(history.seconds)]
+
+    one, other = in_processes(2, work)
+    assert torch.equal(one[0], torch.tensor([[0, 0.5], [2, 0.9], [4, 0.2]]))
+    assert all(torch.equal(x, y) for x, y in zip(one, other, strict=True))
+
+
+def test_processes_that_find_different_checkpoints_all_refuse(tmp_path: Path) -> None:
+    def work(rank: int, _count: int) -> list[Tensor]:
+        own = tmp_path / str(rank)
+        found = []
+        for _ in range(2):
+            try:
+                found.append(0.0 if last_of(Saving(own), print) is None else 1.0)
+            except Refusal as refusal:
+                found.append(-1.0 if "got those of steps 0 and 3" in str(refusal) else -2.0)
+            if rank == 1:
+                checkpoint.write(own, 3, checkpoint.Checkpoint({"w": torch.ones(1)}, {"place": {"step": 3}}))
+        return [torch.tensor(found)]
+
+    assert [x[0].tolist() for x in in_processes(2, work)] == [[0.0, -1.0]] * 2
 
 
 def test_views_draw_alike_on_all_processes_and_dropout_does_not() -> None:

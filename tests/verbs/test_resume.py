@@ -245,15 +245,17 @@ def test_a_run_is_in_its_place_before_its_checkpoints_go(tmp_path: Path, monkeyp
         pass
 
     def remove(path: Path) -> None:
-        if path.name == checkpoints:
+        if path.name == folder.CHECKPOINTS:
             raise Killed
-        real(path)
 
-    real, checkpoints = folder._remove, folder.CHECKPOINTS
+    def run() -> None:
+        with folder.writing(tmp_path / "r", needed=0) as scratch:
+            checkpoint.write(scratch / folder.CHECKPOINTS, 1, small())
+            (scratch / "run.json").write_text("{}")
+
     monkeypatch.setattr(folder, "_remove", remove)
-    with pytest.raises(Killed), folder.writing(tmp_path / "r", needed=0) as scratch:  # noqa: PT012 - raised at the end
-        checkpoint.write(scratch / checkpoints, 1, small())
-        (scratch / "run.json").write_text("{}")
+    with pytest.raises(Killed):
+        run()
     assert (tmp_path / "r" / "run.json").exists()
 
 
@@ -448,6 +450,12 @@ def test_a_refusal_is_said_once_and_ends_all(toy_csv: Path, tiny: Path) -> None:
     said = [process.communicate(timeout=120)[1] for process in odd]
     assert [process.returncode for process in odd] == [2, 2]
     assert "--batch 32 would do" in said[0]
+    assert said[1] == ""
+    wrong = together(toy_csv.parent, 2, "fit", toy_csv.name, "--no-such")
+    said = [process.communicate(timeout=120)[1] for process in wrong]
+    assert [process.returncode for process in wrong] == [2, 2]
+    assert "No such option" in said[0]
+    assert said[1] == ""
 
 
 @pytest.mark.parametrize("how", ["signal", "death"])

@@ -30,8 +30,10 @@ def _exit_of(error: Exception) -> int:
     """Wrong usage is one line and 2; whatever else arrives here is our bug: a traceback and 1."""
     import traceback
 
+    from counterpoint.interrupts import say
+
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
-        print(f"counterpoint: {error.format_message()} (counterpoint --help)", file=sys.stderr)
+        say(f"counterpoint: {error.format_message()} (counterpoint --help)")
         return int(error.exit_code)
     if type(error).__name__ == "Abort":
         return INTERRUPTED

@@ -17,7 +17,6 @@ import torch
 
 from counterpoint._ops.world import alone, rank
 from counterpoint.errors import Refusal
-from counterpoint.training import checkpoint
 from counterpoint.training.feed import Feed, stream
 from counterpoint.training.health import Health
 from counterpoint.training.journal import Note, silent
@@ -25,7 +24,7 @@ from counterpoint.training.method import Method, Stepped, step
 from counterpoint.training.processes import Split, first, same
 from counterpoint.training.rates import Shape, groups, linear, optimizer_of, set_rates
 from counterpoint.training.rates import rate as rate_at
-from counterpoint.training.state import History, Running, Saving
+from counterpoint.training.state import History, Running, Saving, last_of
 from counterpoint.training.stopping import stalled
 
 
@@ -169,7 +168,7 @@ def train(
         Stopped: a signal asked for it; the last step is saved.
     """
     run = Running(method, optimizer_for(method, schedule), health)
-    found = checkpoint.latest(saving.folder, say) if saving else None
+    found = last_of(saving, say) if saving else None
     if found:
         run.restore(found, say)
     elif dev:

@@ -117,7 +117,7 @@ def read(
     known = dict.fromkeys(COLUMNS, math.nan)
     temperature = temperature_of(method, outcome)
     known |= {"loss": float(outcome.loss.detach()), "gradient": norm, "temperature": temperature}
-    some = [duplicates(s.id, s.view, s.part, s.age) for s in sets.values() if len(s) and s.placement == "sharded"]
+    some = [duplicates(s.id, s.view, s.part, s.age) for s in sets.values() if s.z.numel() and s.placement == "sharded"]
     known["duplicates"] = max(some, default=math.nan)
     device = next((s.z.device.type for s in sets.values()), "cpu")
     with torch.autocast(device, enabled=False), torch.autocast("cpu", enabled=False):

@@ -68,10 +68,10 @@ def sample(objective: Any, sets: Mapping[str, Embeddings], most: int) -> Sample 
             times as many candidates, and positives beyond them are not found.
 
     Returns:
-        None where there is nothing to look at.
+        None where there is nothing to look at, as with pairs that are scored and have no vectors.
     """
     found = sides(objective, sets)
-    if found is None or not len(found[0]) or not len(found[1]):
+    if found is None or not all(rows.z.numel() for rows in found[:2]):
         return None
     a, c, rule = found
     a = a.rows(evenly(len(a), most).to(a.z.device))

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from counterpoint._ops.processes import all_max
 from counterpoint._ops.world import count
 from counterpoint.errors import Refusal
 from counterpoint.training import checkpoint
@@ -62,6 +63,22 @@ class Saving:
     folder: Path
     minutes: float = 10.0
     steps: int | None = None
+
+
+def last_of(saving: Saving, say: Callable[[str], None]) -> Checkpoint | None:
+    """The last whole checkpoint, the same one on all processes.
+
+    Raises:
+        Refusal: on every process, where they find different ones; or all are damaged.
+    """
+    found = checkpoint.latest(saving.folder, say)
+    step = found.numbers["place"]["step"] if found else 0
+    most, least = all_max(torch.tensor([step, -step])).tolist()
+    if most != -least:
+        remedy = "give --out on a disk that all machines share"
+        came = f"those of steps {-least} and {most}"
+        raise Refusal("one checkpoint for all processes", came, where=str(saving.folder), remedy=remedy)
+    return found
 
 
 def snapshot(method: Method) -> dict[str, Tensor]:
