@@ -116,11 +116,7 @@ def steps_peer(job: Job) -> dict[str, Any]:
     trained = trainer.train()
     optimizer = f"{getattr(args.optim, 'value', args.optim)}, weight decay {args.weight_decay}"
     optimizer += f", gradient clipped at {args.max_grad_norm}"
-    return (
-        outcome(job, [started, *times], trained.training_loss, tokens, 1)
-        | memory(before, slack)
-        | {"optimizer": optimizer}
-    )
+    return outcome(job, times, trained.training_loss, tokens, 1) | memory(before, slack) | {"optimizer": optimizer}
 
 
 def peer_arguments(job: Job) -> Any:
