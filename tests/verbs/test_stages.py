@@ -16,7 +16,8 @@ from counterpoint.cli import app
 from counterpoint.verbs.stages import Stages
 from tests.conftest import toy_rows
 
-QUICK: dict[str, Any] = {"steps": 6, "save_steps": 2, "precision": "fp32", "evaluations": 2, "lr": 1e-3, "batch": 32}
+QUICK: dict[str, Any] = {"steps": 6, "save_steps": 2, "precision": "fp32", "evaluations": 2, "lr": 1e-3, "batch": 32,
+    "select": "last"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

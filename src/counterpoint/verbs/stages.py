@@ -98,7 +98,8 @@ def stages_of(plan: Sequence[Mapping[str, Any]], out: str | Path) -> list[Stage]
     if not plan:
         raise Refusal("at least one stage", "none")
     known = [*OWN, *(field.name for field in fields(Run) if field.name != "out")]
-    parent, found = Path(out).resolve(), []
+    parent = Path(out).resolve()
+    found: list[Stage] = []
     for number, entry in enumerate(plan, start=1):
         where = f"stage {number}"
         unknown = next((name for name in entry if name not in known), None)
