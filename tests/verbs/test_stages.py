@@ -113,6 +113,17 @@ def test_all_stages_together_are_the_last_model_against_the_first(
     assert sorted(p.name for p in out.iterdir()) == ["1-one-moco", "2-two", "3-last", "stages.json"]
 
 
+def test_the_first_model_is_the_one_before_the_first_stage(
+    plan: list[dict[str, Any]], tiny: Path, tmp_path: Path
+) -> None:
+    """Two stages on one file, the first of which learns: together they begin where the first began."""
+    learns = {"data": plan[0]["data"], "model": str(tiny), **QUICK, "steps": 40, "lr": 3e-3, "name": "learns"}
+    found = counterpoint.stages(tmp_path / "out", [learns, {"data": learns["data"], **QUICK, "steps": 1}], quiet=True)
+    assert found.whole is not None
+    assert found.whole["before"] == found.metrics[0]["before"] != found.metrics[1]["before"]
+    assert found.whole["after"] == found.metrics[1]["after"]
+
+
 @pytest.mark.parametrize("at", [3, 6, 11, 17])
 def test_killed_inside_or_between_stages_it_goes_on_to_the_same_bytes(
     at: int, plan: list[dict[str, Any]], straight: Stages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
