@@ -59,7 +59,10 @@ def began_with(place: Path) -> dict[str, Any] | None:
 
 def resumable(scratch: Path) -> bool:
     """Whether an unfinished run has a checkpoint."""
-    return any((scratch / CHECKPOINTS).glob("step-*"))
+    try:
+        return any((scratch / CHECKPOINTS).glob("step-*"))
+    except OSError:  # a name too long, a folder that may not be read
+        return False
 
 
 def nearby(place: Path) -> str:
