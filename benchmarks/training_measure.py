@@ -54,7 +54,7 @@ def steps_ours(job: Job) -> dict[str, Any]:
         health=Health(method),
         note=note,
     )
-    passes = 2 if job.micro else 1  # caching reads each text again for the second pass
+    passes = 2 if job.micro else 1  # caching reads each text twice
     kind = f"AdamW, fused, weight decay {schedule.weight_decay} on matrices, gradient clipped at {schedule.clip}"
     return (
         outcome(job, [started, *times], sum(losses) / len(losses), tokens, passes)
@@ -114,9 +114,10 @@ def steps_peer(job: Job) -> dict[str, Any]:
     )
     before, slack, _ = baseline()
     trained = trainer.train()
+    passes = 2 if job.micro else 1
     optimizer = f"{getattr(args.optim, 'value', args.optim)}, weight decay {args.weight_decay}"
     optimizer += f", gradient clipped at {args.max_grad_norm}"
-    return outcome(job, times, trained.training_loss, tokens, 1) | memory(before, slack) | {"optimizer": optimizer}
+    return outcome(job, times, trained.training_loss, tokens, passes) | memory(before, slack) | {"optimizer": optimizer}
 
 
 def peer_arguments(job: Job) -> Any:

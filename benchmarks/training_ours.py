@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import torch
 from code_search import LENGTHS, TEMPERATURE
+from torch import nn
 
 from counterpoint.data.batches import Rows
 from counterpoint.encoders.text import TextEncoder, load
@@ -21,19 +22,17 @@ LR = 5e-5
 
 
 class Tokens:
-    """Counts what a model's tokenizer gives: tokens, and with padding."""
+    """Counts what a model reads: tokens, and with padding."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: nn.Module) -> None:
         self.real = self.padded = 0
-        self._make = model.preprocess
-        model.preprocess = self
+        model.register_forward_pre_hook(self)
 
-    def __call__(self, *args: Any, **given: Any) -> Any:
-        """As the model's own `preprocess`."""
-        made = self._make(*args, **given)
-        self.real += int(made["attention_mask"].sum())
-        self.padded += made["attention_mask"].numel()
-        return made
+    def __call__(self, _model: nn.Module, args: tuple[Any, ...]) -> None:
+        """One pass."""
+        mask = args[0]["attention_mask"]
+        self.real += int(mask.sum())
+        self.padded += mask.numel()
 
 
 def table_of(job: Job, rows: int | None = None) -> pl.DataFrame:

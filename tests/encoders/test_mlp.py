@@ -134,7 +134,7 @@ def test_embed_keeps_the_order_of_arrays() -> None:
 
 def test_more_rows_take_more_memory() -> None:
     encoder = MLP((1000,))
-    extra = memory_bytes(encoder, 10_000, 0) - memory_bytes(encoder, 0, 0)
+    extra = memory_bytes(encoder, 10_000) - memory_bytes(encoder, 0)
     assert extra == 10_000 * encoder.bytes_per_row
     assert encoder.bytes_per_row == 4 * 3 * (1000 + 4 * 256)
     assert np.isfinite(extra)

@@ -216,13 +216,13 @@ def test_the_estimate_counts_optimizer_and_activations_of_what_trains(tiny: Path
     encoder = load(str(tiny))
     encoder.set_dropout(0.0)
     total = sum(p.numel() for p in encoder.parameters())
-    assert memory_bytes(encoder, 100, 0) == PROCESS + PER_WEIGHT * total + 2 * 100 * 32 * PER_TOKEN
+    assert memory_bytes(encoder, 100) == PROCESS + PER_WEIGHT * total + 2 * 100 * 32 * PER_TOKEN
     assert (alive(encoder), rates.passes(encoder)) == (1.0, 3.0)
     freeze(encoder, 1)
     trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     assert 0 < trained < total / 2
     expected = PROCESS + PER_WEIGHT * trained + PER_FROZEN * (total - trained) + 100 * 32 * PER_TOKEN
-    assert memory_bytes(encoder, 100, 0) == expected
+    assert memory_bytes(encoder, 100) == expected
     assert alive(encoder) == 0.5
     assert 1.5 < rates.passes(encoder) < 2.2
     assert alive(encoder.requires_grad_(False)) == 0

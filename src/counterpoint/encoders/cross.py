@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoint.encoders.text import CHUNK, find, inference, quiet_libraries
+from counterpoint.encoders.text import find, inference, passes_of, quiet_libraries
 from counterpoint.errors import Refusal
 
 HEAD = "ForSequenceClassification"  # how transformers names a backbone with a head of scores
@@ -52,18 +52,21 @@ class CrossEncoder(nn.Module):
 
     def forward(self, left: Sequence[str], right: Sequence[str]) -> Float[Tensor, " n"]:
         """The score of each pair before any sigmoid, [n] in fp32; pairs of like length share a pass."""
-        order = sorted(range(len(left)), key=lambda i: len(left[i]) + len(right[i]))
-        parts = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
-        if not parts:
+        if not left:
             return torch.zeros(0, device=self.device)
-        scores = torch.cat([self._pass([left[i] for i in part], [right[i] for i in part]) for part in parts])
-        return scores[torch.argsort(torch.tensor(order, device=scores.device))]
-
-    def _pass(self, left: list[str], right: list[str]) -> Float[Tensor, " n"]:
         features = self.tokenizer(
-            left, right, padding=True, truncation="longest_first", max_length=self.longest, return_tensors="pt"
+            list(left),
+            list(right),
+            padding=True,
+            truncation="longest_first",
+            max_length=self.longest,
+            return_tensors="pt",
         )
-        return self.model(**features.to(self.device)).logits[:, 0].float()
+        order, parts = passes_of(features, len(left))
+        return torch.cat([self._pass(part) for part in parts])[torch.argsort(order).to(self.device)]
+
+    def _pass(self, features: Mapping[str, Tensor]) -> Float[Tensor, " n"]:
+        return self.model(**{k: v.to(self.device) for k, v in features.items()}).logits[:, 0].float()
 
     def count_tokens(self, left: Sequence[str], right: Sequence[str]) -> list[int]:
         """How many tokens each pair has before any cut."""

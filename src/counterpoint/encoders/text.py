@@ -104,14 +104,13 @@ class TextEncoder(nn.Module):
 
     def forward(self, texts: Sequence[str], role: str = "anchor") -> Float[Tensor, "n d"]:
         """The embeddings of texts, [n, d], one row a text, in fp32; texts of like length share a pass."""
-        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-        parts = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
-        rows = torch.cat([self._pass([texts[i] for i in part], role) for part in parts])
-        return rows[torch.argsort(torch.tensor(order, device=rows.device))]
-
-    def _pass(self, texts: list[str], role: str) -> Float[Tensor, "n d"]:
         kwargs = {"max_length": self.lengths[role]} if role in self.lengths else {}
-        features = self.model.preprocess(texts, prompt=self.prompts.get(role) or None, **kwargs)
+        features = self.model.preprocess(list(texts), prompt=self.prompts.get(role) or None, **kwargs)
+        order, parts = passes_of(features, len(texts))
+        rows = torch.cat([self._pass(part) for part in parts])
+        return rows[torch.argsort(order).to(rows.device)]
+
+    def _pass(self, features: Mapping[str, Any]) -> Float[Tensor, "n d"]:
         features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
         return self.model(features)["sentence_embedding"].float()
 
@@ -123,6 +122,33 @@ class TextEncoder(nn.Module):
             return [len(e.ids) for e in tokenizer.encode_batch([prompt + t for t in texts])]
         quiet = tokenizer([prompt + t for t in texts], truncation=False, verbose=False)
         return [len(ids) for ids in quiet["input_ids"]]
+
+
+def passes_of(features: Mapping[str, Any], texts: int) -> tuple[Tensor, list[dict[str, Any]]]:
+    """Tokenized texts dealt out to passes by length, so that little is padding, and the order in which they come.
+
+    Args:
+        features: of a tokenizer; what is not a column of all texts goes to every pass. Without an attention mask there is
+            one pass.
+        texts: how many they are.
+
+    >>> mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
+    >>> order, (one,) = passes_of({"attention_mask": mask}, 2)
+    >>> order.tolist(), one["attention_mask"].tolist()
+    ([1, 0], [[1, 0, 0], [1, 1, 1]])
+    """
+    mask = features.get("attention_mask")
+    if mask is None or len(mask) != texts:
+        return torch.arange(texts), [dict(features)]
+    lengths = mask.sum(1)
+    order, left = torch.argsort(lengths, stable=True), not bool(mask[:, 0].all())
+    parts = []
+    for at in order.split(CHUNK):
+        longest = int(lengths[at].max())
+        kept = slice(mask.shape[1] - longest, None) if left else slice(longest)
+        column = {k: isinstance(v, Tensor) and v.shape[:2] == mask.shape for k, v in features.items()}
+        parts.append({k: v[at, kept] if column[k] else v for k, v in features.items()})
+    return order, parts
 
 
 @contextlib.contextmanager

@@ -15,9 +15,9 @@ from counterpoint.encoders.layers import alive
 from counterpoint.errors import Refusal
 
 PAYS = 1.2  # bf16 products have to be this much faster than fp32 before their rounding is worth it
-# Bytes that a token leaves for the backward pass in each layer, for each unit of width; and, where attention has
-# dropout, for each head and each token it attends to. Measured on a BERT of 6 layers of width 384, in fp32 and bf16.
-PER_TOKEN, PER_ATTENTION = 75, 26
+PER_TOKEN = (
+    75  # bytes that a token leaves for the backward pass in each layer, for each unit of width: measured on a BERT
+)
 PER_WEIGHT = 4 * 5  # fp32: weight, gradient, two moments of Adam, and the best weights so far
 PER_FROZEN = 4 * 2  # fp32: weight, and its copy in the best weights
 PROCESS = 700 * 2**20  # the interpreter with torch and transformers loaded
@@ -60,13 +60,12 @@ def _product_seconds(dtype: torch.dtype, repeats: int = 7) -> float:
     return sorted(seconds)[repeats // 2]
 
 
-def memory_bytes(encoder: nn.Module, tokens: int, squares: int) -> int:
+def memory_bytes(encoder: nn.Module, tokens: int) -> int:
     """About how much memory a training step takes; layers below the first that trains leave nothing for the backward pass.
 
     Args:
         encoder: the model.
         tokens: of the whole batch, padding included; rows, where the model says itself what a row takes.
-        squares: sum of the squares of the lengths of its texts: what attention with dropout keeps.
     """
     trained = sum(p.numel() for p in encoder.parameters() if p.requires_grad)
     frozen = sum(p.numel() for p in encoder.parameters()) - trained
@@ -74,13 +73,11 @@ def memory_bytes(encoder: nn.Module, tokens: int, squares: int) -> int:
         return PROCESS + PER_WEIGHT * (trained + frozen) + tokens * own
     configs: list[Any] = [getattr(module, "config", None) for module in encoder.modules()]
     config = next((c for c in configs if hasattr(c, "num_hidden_layers")), None)
-    layers, width, heads = 1, 1024, 16
+    layers, width = 1, 1024
     if config is not None:
-        layers, width, heads = config.num_hidden_layers, config.hidden_size, config.num_attention_heads
-    dropped = any(m.p > 0 for m in encoder.modules() if isinstance(m, nn.Dropout))
-    attention = squares * heads * PER_ATTENTION if dropped else 0
-    kept = alive(encoder) * layers * (tokens * width * PER_TOKEN + attention)
-    return PROCESS + PER_WEIGHT * trained + PER_FROZEN * frozen + int(kept)
+        layers, width = config.num_hidden_layers, config.hidden_size
+    kept = int(alive(encoder) * layers * tokens * width * PER_TOKEN)
+    return PROCESS + PER_WEIGHT * trained + PER_FROZEN * frozen + kept
 
 
 def memory_free(device: str) -> int:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from counterpoint._ops.lean import clear_gradients, lean
 from counterpoint._ops.processes import joined
 from counterpoint.objectives.custom import Objective, Rule
 from counterpoint.training.cached import cached
@@ -154,11 +155,12 @@ def step(
         micro: rows that the encoders see at a time; None: all.
         beside: makes numbers that are added up over processes on the way, once the gradient is there.
     """
-    optimizer.zero_grad(set_to_none=True)  # before the forward pass, so that old gradients take no memory in it
-    found = [
-        gradients(method, batch, generator=generator, autocast=autocast, micro=micro, share=1 / len(batches))
-        for batch in batches
-    ]
+    clear_gradients(method.modules.parameters())  # before the forward pass, so that they take no memory in it
+    with lean():
+        found = [
+            gradients(method, batch, generator=generator, autocast=autocast, micro=micro, share=1 / len(batches))
+            for batch in batches
+        ]
     loss = sum(float(outcome.loss.detach()) for _, outcome in found) / len(found)
     bad, *sums = sum_gradients(method.modules.parameters(), (float(not math.isfinite(loss)), *beside()))
     norm = float(nn.utils.clip_grad_norm_(method.modules.parameters(), clip))

@@ -96,7 +96,7 @@ class CrossJob:
         longest = self.encoder.longest
         kept = np.minimum(counts, longest) * PADDING
         rows = (run.micro or batch * len(counts) / min(SAMPLE, len(self.rows))) if len(counts) else 0
-        memory = memory_bytes(self.encoder, int(rows * kept.mean()), int(rows * (kept**2).mean()))
+        memory = memory_bytes(self.encoder, int(rows * kept.mean()))
         lengths = {ROLE: {"tokens": longest, "cut": round(float(np.mean(np.array(counts) > longest)), 4)}}
         return Plan(
             name, "as you asked", arguments, self.task.metric, self.model, str(self.encoder.device),
