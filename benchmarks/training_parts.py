@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from training_ours import LR, Tokens, in_order, ours
 
+from counterpoint._ops.lean import clear_gradients, lean
 from counterpoint._ops.unit import to_unit
 from counterpoint.data.batches import Rows
 from counterpoint.encoders.text import autocast
@@ -53,13 +54,13 @@ def parts(job: Job) -> dict[str, Any]:
 
     def forward() -> None:
         for piece in pieces(views, job.micro or 1):
-            with torch.no_grad(), cast:
+            with torch.no_grad(), cast, lean():
                 method.encode(method.modules, piece)
 
     def uncached() -> None:
-        optimizer.zero_grad(set_to_none=True)
+        clear_gradients(method.modules.parameters())
         for piece in pieces(views, job.micro or 1):
-            with cast:
+            with cast, lean():
                 sets = method.encode(method.modules, piece)
             for rows_of_one in sets.values():
                 rows_of_one.z.backward(gradient[: len(rows_of_one)])
