@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoint.encoders.text import CHUNK, find, inference, quiet_libraries
+from counterpoint._ops.pace import passes
+from counterpoint.encoders.text import CHUNK, SPARE, find, inference, quiet_libraries
 from counterpoint.errors import Refusal
 
 HEAD = "ForSequenceClassification"  # how transformers names a backbone with a head of scores
@@ -54,9 +55,10 @@ class CrossEncoder(nn.Module):
         """The score of each pair before any sigmoid, [n] in fp32; pairs of like length share a pass."""
         order = sorted(range(len(left)), key=lambda i: len(left[i]) + len(right[i]))
         parts = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
+        parts += [[]] * (passes(len(parts)) - len(parts))
         if not parts:
             return torch.zeros(0, device=self.device)
-        scores = torch.cat([self._pass([left[i] for i in part], [right[i] for i in part]) for part in parts])
+        scores = torch.cat([self._pass([left[i] for i in part] or [SPARE], [right[i] for i in part] or [SPARE]) for part in parts])
         return scores[torch.argsort(torch.tensor(order, device=scores.device))]
 
     def _pass(self, left: list[str], right: list[str]) -> Float[Tensor, " n"]:

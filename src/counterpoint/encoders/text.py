@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from counterpoint._ops.pace import passes
 from counterpoint._ops.processes import all_sum
 from counterpoint._ops.world import count, rank
 from counterpoint.bundled import MINILM, carried
@@ -47,6 +48,7 @@ WEIGHTS = (
     "*.bin.index.json",
 )
 CHUNK = 16  # texts in one pass; sorted by length first, so that a long text does not pad all others
+SPARE = "a"  # the text of a pass that is made only because other processes make one
 HUB_SKIP = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf")
 
 
@@ -106,7 +108,8 @@ class TextEncoder(nn.Module):
         """The embeddings of texts, [n, d], one row a text, in fp32; texts of like length share a pass."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         parts = [order[start : start + CHUNK] for start in range(0, len(order), CHUNK)]
-        rows = torch.cat([self._pass([texts[i] for i in part], role) for part in parts])
+        parts += [[]] * (passes(len(parts)) - len(parts))
+        rows = torch.cat([self._pass([texts[i] for i in part] or [SPARE], role) for part in parts])
         return rows[torch.argsort(torch.tensor(order, device=rows.device))]
 
     def _pass(self, texts: list[str], role: str) -> Float[Tensor, "n d"]:
@@ -169,10 +172,12 @@ def embed(
         order.sort(key=lambda i: (len(items[i]), i))
     out = torch.zeros(len(items), int(encoder.width))  # type: ignore[arg-type]
     with inference(encoder, precision):
-        for start in range(batch * rank(), len(order), batch * count()):
+        starts = range(batch * rank(), len(order), batch * count())
+        for k in range(passes(len(starts))):
+            start = batch * (rank() + k * count())
             at = order[start : start + batch]
             z = encoder(items[at] if isinstance(items, Tensor) else [items[i] for i in at], role)
-            out[torch.tensor(at)] = nn.functional.normalize(z.float(), dim=-1).cpu()
+            out[torch.tensor(at, dtype=torch.int64)] = nn.functional.normalize(z.float(), dim=-1).cpu()
             tick(len(at) * count())
     return all_sum(out)
 

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from counterpoint._ops.pace import passes
 from counterpoint.errors import Refusal
 from counterpoint.types import Batch, Embeddings, Outcome
 
@@ -51,7 +52,7 @@ def pieces(views: Mapping[str, Batch], micro: int) -> Iterator[dict[str, Batch]]
         order = range(len(view["id"]))
         if "text" in view:
             order = sorted(order, key=lambda i: len(view["text"][i]))  # type: ignore[assignment]
-        for start in range(0, len(order), micro):
+        for start in range(0, micro * passes(-(-len(order) // micro)), micro):
             yield {name: part_of(view, order[start : start + micro])}
 
 

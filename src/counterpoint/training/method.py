@@ -16,6 +16,7 @@ from counterpoint._ops.processes import joined
 from counterpoint.objectives.custom import Objective, Rule
 from counterpoint.training.cached import cached
 from counterpoint.training.processes import sum_gradients
+from counterpoint.training.sharded import clip_gradients, reduce_gradients
 from counterpoint.types import Batch, Embeddings, Outcome
 
 
@@ -159,8 +160,9 @@ def step(
         gradients(method, batch, generator=generator, autocast=autocast, micro=micro, share=1 / len(batches))
         for batch in batches
     ]
+    reduce_gradients(method.modules)
     sums = sum_gradients(method.modules.parameters(), beside())
-    norm = float(nn.utils.clip_grad_norm_(method.modules.parameters(), clip))
+    norm = float(clip_gradients(method.modules.parameters(), clip))
     loss = sum(float(outcome.loss.detach()) for _, outcome in found) / len(found)
     taken = math.isfinite(loss) and math.isfinite(norm)
     if taken:
