@@ -26,6 +26,15 @@ def keeping_pace() -> Iterator[None]:
         _keeping.reset(token)
 
 
+def in_pace() -> bool:
+    """Whether processes keep pace.
+
+    >>> in_pace()
+    False
+    """
+    return _keeping.get()
+
+
 def passes(own: int) -> int:
     """How many passes to make: this process's own number, or the largest of all processes, and at least 1, to keep pace.
 
@@ -40,4 +49,4 @@ def passes(own: int) -> int:
     ...     passes(0), passes(3)
     (1, 3)
     """
-    return int(all_max(torch.tensor(max(1, own)))) if _keeping.get() else own
+    return int(all_max(torch.tensor(max(1, own)))) if in_pace() else own

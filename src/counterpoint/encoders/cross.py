@@ -58,7 +58,9 @@ class CrossEncoder(nn.Module):
         parts += [[]] * (passes(len(parts)) - len(parts))
         if not parts:
             return torch.zeros(0, device=self.device)
-        scores = torch.cat([self._pass([left[i] for i in part] or [SPARE], [right[i] for i in part] or [SPARE]) for part in parts])
+        scores = torch.cat(
+            [self._pass([left[i] for i in part] or [SPARE], [right[i] for i in part] or [SPARE]) for part in parts]
+        )
         return scores[torch.argsort(torch.tensor(order, device=scores.device))]
 
     def _pass(self, left: list[str], right: list[str]) -> Float[Tensor, " n"]:

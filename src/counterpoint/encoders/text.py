@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoint._ops.pace import passes
+from counterpoint._ops.pace import in_pace, passes
 from counterpoint._ops.processes import all_sum
 from counterpoint._ops.world import count, rank
 from counterpoint.bundled import MINILM, carried
@@ -135,7 +135,9 @@ def inference(encoder: nn.Module, precision: str = "fp32") -> Iterator[None]:
     encoder.eval()
     device = next(encoder.parameters()).device.type
     try:
-        with torch.inference_mode(), autocast(device, precision):
+        # weights that are gathered in inference mode cannot be gathered for training after it
+        without = torch.no_grad() if in_pace() else torch.inference_mode()
+        with without, autocast(device, precision):
             yield
     finally:
         encoder.train(training)

@@ -55,20 +55,20 @@ def sharded(modules: nn.ModuleDict) -> Iterator[None]:
     if count() == 1:
         yield
         return
-    undivided: dict[str, Any] = {name: _husk(modules[name].model) for name in stacks}
-    for name, stack in stacks.items():
-        _divide(modules[name].model, stack, modules[name].device.type)
+    undivided = [_husk(encoder.model) for encoder, _ in stacks]
+    for encoder, stack in stacks:
+        _divide(encoder.model, stack, encoder.device.type)
     with keeping_pace(), warnings.catch_warnings():
         # that a view is changed in place: what leaves our encoders never is
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module", category=UserWarning)
         yield
-    for name, model in undivided.items():
-        _fill(model, modules[name].model)
-        modules[name].model = model
+    for (encoder, _), model in zip(stacks, undivided, strict=True):
+        _fill(model, encoder.model)
+        encoder.model = model
 
 
-def stacks_of(modules: nn.ModuleDict) -> dict[str, str]:
-    """The modules that can be divided, and the name of the list of layers in each.
+def stacks_of(modules: nn.ModuleDict) -> list[tuple[Sharded, str]]:
+    """The encoders that can be divided, and the name of the list of layers in each.
 
     Args:
         modules: of a method.
@@ -78,11 +78,11 @@ def stacks_of(modules: nn.ModuleDict) -> dict[str, str]:
     """
     if not isinstance(modules["encoder"], Sharded):
         raise Refusal("a model of texts for --shard", "one of arrays", remedy="it is small: train it undivided")
-    encoders = {name: module for name, module in modules.items() if isinstance(module, Sharded)}
-    return {name: stack_of(encoder.model, where="--shard")[0] for name, encoder in encoders.items()}
+    encoders = [module for module in modules.values() if isinstance(module, Sharded)]
+    return [(encoder, stack_of(encoder.model, where="--shard")[0]) for encoder in encoders]
 
 
-def _husk(model: nn.Module) -> nn.Module:
+def _husk(model: nn.Module) -> Any:
     """A copy with weights of size 0."""
     empty = {id(p): nn.Parameter(p.detach().new_empty(0), requires_grad=p.requires_grad) for p in model.parameters()}
     return copy.deepcopy(model, empty)
@@ -98,7 +98,7 @@ def _fill(husk: nn.Module, divided: nn.Module) -> None:
     husk.train(divided.training)
 
 
-def _divide(model: nn.Module, stack: str, device: str) -> None:
+def _divide(model: Any, stack: str, device: str) -> None:
     """Each layer is gathered by itself, all else together; gradients are kept until `reduce_gradients`."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -121,10 +121,11 @@ def reduce_gradients(modules: nn.ModuleDict) -> None:
     """
     for encoder in modules.values():
         if isinstance(encoder, Sharded) and _trains_divided(encoder):
-            encoder.model.set_requires_gradient_sync(True)
+            model: Any = encoder.model
+            model.set_requires_gradient_sync(True)
             z = encoder([], []) if isinstance(encoder, CrossEncoder) else encoder([])
             z.sum().backward()
-            encoder.model.set_requires_gradient_sync(False)
+            model.set_requires_gradient_sync(False)
 
 
 def _trains_divided(module: nn.Module) -> bool:
