@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from counterpoint._ops.lean import lean
 from counterpoint.data.batches import Rows
 from counterpoint.encoders.text import autocast, load
 from counterpoint.errors import Refusal
@@ -39,7 +40,7 @@ def plain(
 ) -> tuple[Tensor, list[Tensor]]:
     """Loss and gradients with the graphs of all pieces alive."""
     method.modules.zero_grad()
-    with precision:
+    with precision, lean():
         found = [method.encode(method.modules, piece) for piece in pieces(views, micro)]
     names = dict.fromkeys(name for sets in found for name in sets)
     whole = {name: Embeddings.cat([sets[name] for sets in found if name in sets]) for name in names}
@@ -55,9 +56,10 @@ def by_cache(
 ) -> tuple[Tensor, list[Tensor]]:
     """The same by `cached`."""
     method.modules.zero_grad()
-    _, outcome = cached(
-        method.modules, views, encode=method.encode, objective=method.objective, micro=micro, autocast=precision
-    )
+    with lean():
+        _, outcome = cached(
+            method.modules, views, encode=method.encode, objective=method.objective, micro=micro, autocast=precision
+        )
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in method.modules.parameters()]
     return outcome.loss.detach(), gradients
 
@@ -201,6 +203,21 @@ def test_batch_norm_is_refused() -> None:
         by_cache(method, two_views(), 4)
     method.modules.eval()
     by_cache(method, two_views(), 4)
+
+
+def test_batch_norm_of_the_objective_is_not() -> None:
+    """It sees all rows, with caching and without."""
+    method = learned()
+    method.modules["norm"] = nn.BatchNorm1d(3).double()
+
+    def objective(modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
+        left, right = (replace(sets[name], z=modules["norm"](sets[name].z)) for name in ("left", "right"))
+        return infonce(left, right, temperature=0.5)
+
+    method = replace(method, objective=objective)
+    expected, found = same(plain, method, two_views(), 4), same(by_cache, method, two_views(), 4)
+    for ours, theirs in zip(found[1], expected[1], strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
 
 
 def test_pieces_hold_every_row_once_and_texts_of_like_length_together() -> None:

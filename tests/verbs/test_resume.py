@@ -411,7 +411,8 @@ def together(folder: Path, count: int, *words: str) -> list[subprocess.Popen]:
     return [started(folder, *words, RANK=str(rank), LOCAL_RANK=str(rank), **shared) for rank in range(count)]
 
 
-def test_two_processes_make_one_run(tmp_path: Path, toy_csv: Path, tiny: Path) -> None:
+@pytest.mark.parametrize("how", [[], ["--shard", "--micro", "4"]], ids=["each has all weights", "divided"])
+def test_two_processes_make_one_run(how: list[str], toy_csv: Path, tiny: Path) -> None:
     words = [
         "fit",
         toy_csv.name,
@@ -426,10 +427,10 @@ def test_two_processes_make_one_run(tmp_path: Path, toy_csv: Path, tiny: Path) -
         "--precision",
         "fp32",
     ]
-    both = together(toy_csv.parent, 2, *words, "--out", "two")
+    both = together(toy_csv.parent, 2, *words, *how, "--out", "two")
     said = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert "32 = 2 processes x 16 rows" in said[0]
+    assert ("32 = 2 processes x 4 micro x 4" if how else "32 = 2 processes x 16 rows") in said[0]
     assert said[1] == ""
     alone = started(toy_csv.parent, *words, "--out", "one")
     assert alone.communicate(timeout=120)

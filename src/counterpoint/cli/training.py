@@ -123,6 +123,7 @@ def fit(
     match: Match = None,
     delimiter: Delimiter = None,
     allow: Allow = None,
+    shard: Annotated[bool, typer.Option("--shard", help="Divide weights and optimizer state over processes.")] = False,
     save_minutes: Annotated[float, typer.Option(help="Between two checkpoints.")] = Run.save_minutes,
     save_steps: Annotated[int | None, typer.Option(help="The same in steps.")] = Run.save_steps,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoint.encoders.text import find, inference, passes_of, quiet_libraries
+from counterpoint.encoders.text import SPARE, by_passes, find, inference, quiet_libraries
 from counterpoint.errors import Refusal
 
 HEAD = "ForSequenceClassification"  # how transformers names a backbone with a head of scores
@@ -52,18 +52,15 @@ class CrossEncoder(nn.Module):
 
     def forward(self, left: Sequence[str], right: Sequence[str]) -> Float[Tensor, " n"]:
         """The score of each pair before any sigmoid, [n] in fp32; pairs of like length share a pass."""
-        if not left:
-            return torch.zeros(0, device=self.device)
         features = self.tokenizer(
-            list(left),
-            list(right),
+            list(left) or [SPARE],
+            list(right) or [SPARE],
             padding=True,
             truncation="longest_first",
             max_length=self.longest,
             return_tensors="pt",
         )
-        order, parts = passes_of(features, len(left))
-        return torch.cat([self._pass(part) for part in parts])[torch.argsort(order).to(self.device)]
+        return by_passes(self._pass, features, len(left))
 
     def _pass(self, features: Mapping[str, Tensor]) -> Float[Tensor, " n"]:
         return self.model(**{k: v.to(self.device) for k, v in features.items()}).logits[:, 0].float()

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from counterpoint._ops.pace import in_pace, passes
 from counterpoint._ops.processes import all_sum
 from counterpoint._ops.world import count, rank
 from counterpoint.bundled import MINILM, carried
@@ -47,6 +48,7 @@ WEIGHTS = (
     "*.bin.index.json",
 )
 CHUNK = 16  # texts in one pass; sorted by length first, so that a long text does not pad all others
+SPARE = "a"  # the text of a pass that is made only because other processes make one
 HUB_SKIP = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf")
 
 
@@ -105,10 +107,8 @@ class TextEncoder(nn.Module):
     def forward(self, texts: Sequence[str], role: str = "anchor") -> Float[Tensor, "n d"]:
         """The embeddings of texts, [n, d], one row a text, in fp32; texts of like length share a pass."""
         kwargs = {"max_length": self.lengths[role]} if role in self.lengths else {}
-        features = self.model.preprocess(list(texts), prompt=self.prompts.get(role) or None, **kwargs)
-        order, parts = passes_of(features, len(texts))
-        rows = torch.cat([self._pass(part) for part in parts])
-        return rows[torch.argsort(order).to(rows.device)]
+        features = self.model.preprocess(list(texts) or [SPARE], prompt=self.prompts.get(role) or None, **kwargs)
+        return by_passes(self._pass, features, len(texts))
 
     def _pass(self, features: Mapping[str, Any]) -> Float[Tensor, "n d"]:
         features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
@@ -151,6 +151,21 @@ def passes_of(features: Mapping[str, Any], texts: int) -> tuple[Tensor, list[dic
     return order, parts
 
 
+def by_passes(one: Callable[[dict[str, Any]], Tensor], features: Mapping[str, Any], texts: int) -> Tensor:
+    """The rows of all texts in their order, from a model that takes a part of them; as many passes as processes need.
+
+    Args:
+        one: features of some texts -> their rows.
+        features: of all texts; of any one text where there is none.
+        texts: how many they are.
+    """
+    order, parts = passes_of(features, max(texts, 1))
+    own = len(parts) if texts else 0
+    spare = max(1, passes(own)) - own  # asked before the first pass, in which all processes meet
+    rows = [*(one(part) for part in parts[:own]), *(one(parts[0])[:0] for _ in range(spare))]
+    return torch.cat(rows)[torch.argsort(order[:texts]).to(rows[0].device)]
+
+
 @contextlib.contextmanager
 def inference(encoder: nn.Module, precision: str = "fp32") -> Iterator[None]:
     """Evaluation mode, no gradients, the given precision; the mode before is put back."""
@@ -158,7 +173,9 @@ def inference(encoder: nn.Module, precision: str = "fp32") -> Iterator[None]:
     encoder.eval()
     device = next(encoder.parameters()).device.type
     try:
-        with torch.inference_mode(), autocast(device, precision):
+        # weights that are gathered in inference mode cannot be gathered for training after it
+        without = torch.no_grad() if in_pace() else torch.inference_mode()
+        with without, autocast(device, precision):
             yield
     finally:
         encoder.train(training)
@@ -195,10 +212,12 @@ def embed(
         order.sort(key=lambda i: (len(items[i]), i))
     out = torch.zeros(len(items), int(encoder.width))  # type: ignore[arg-type]
     with inference(encoder, precision):
-        for start in range(batch * rank(), len(order), batch * count()):
+        starts = range(batch * rank(), len(order), batch * count())
+        for k in range(passes(len(starts))):
+            start = batch * (rank() + k * count())
             at = order[start : start + batch]
             z = encoder(items[at] if isinstance(items, Tensor) else [items[i] for i in at], role)
-            out[torch.tensor(at)] = nn.functional.normalize(z.float(), dim=-1).cpu()
+            out[torch.tensor(at, dtype=torch.int64)] = nn.functional.normalize(z.float(), dim=-1).cpu()
             tick(len(at) * count())
     return all_sum(out)
 

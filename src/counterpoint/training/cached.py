@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from counterpoint._ops.pace import passes
 from counterpoint.errors import Refusal
 from counterpoint.types import Batch, Embeddings, Outcome
 
@@ -51,7 +52,7 @@ def pieces(views: Mapping[str, Batch], micro: int) -> Iterator[dict[str, Batch]]
         order = range(len(view["id"]))
         if "text" in view:
             order = sorted(order, key=lambda i: len(view["text"][i]))  # type: ignore[assignment]
-        for start in range(0, len(order), micro):
+        for start in range(0, micro * passes(-(-len(order) // micro)), micro):
             yield {name: part_of(view, order[start : start + micro])}
 
 
@@ -89,14 +90,30 @@ def leaves(rows: Embeddings) -> Embeddings:
     return replace(rows, z=rows.z.detach().requires_grad_(), facts=facts)
 
 
-def refuse_batch_norm(modules: nn.Module) -> None:
-    """A layer that averages over the rows of a pass would see other rows than without caching."""
-    for name, module in modules.named_modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-            remedy = "train without --micro, or freeze its statistics by eval()"
-            raise Refusal(
-                "an encoder that treats rows one by one", f"batch norm in '{name}'", where="--micro", remedy=remedy
-            )
+@contextmanager
+def row_by_row(modules: nn.Module) -> Iterator[None]:
+    """Inside, batch norm in training mode is refused: it would see other rows than without caching.
+
+    Raises:
+        Refusal: when such a layer is called; one that only the objective calls may stay.
+    """
+
+    def refuse(name: str) -> None:
+        remedy = "train without --micro, or freeze its statistics by eval()"
+        raise Refusal(
+            "an encoder that treats rows one by one", f"batch norm in '{name}'", where="--micro", remedy=remedy
+        )
+
+    hooks = [
+        module.register_forward_pre_hook(lambda *_, name=name: refuse(name))
+        for name, module in modules.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def cached(
@@ -124,14 +141,14 @@ def cached(
         All embeddings, detached from the encoders, and the outcome.
 
     Raises:
-        Refusal: for batch norm in training mode.
+        Refusal: for batch norm in training mode in an encoder.
     """
-    refuse_batch_norm(modules)
     states, found = [], []
-    for piece in pieces(views, micro):
-        states.append(random_state())
-        with torch.no_grad(), autocast:
-            found.append(encode(modules, piece))
+    with row_by_row(modules):
+        for piece in pieces(views, micro):
+            states.append(random_state())
+            with torch.no_grad(), autocast:
+                found.append(encode(modules, piece))
     names = dict.fromkeys(name for sets in found for name in sets)
     whole = {name: leaves(Embeddings.cat([sets[name] for sets in found if name in sets])) for name in names}
     outcome = objective(modules, whole)

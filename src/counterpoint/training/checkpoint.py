@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from counterpoint.errors import Refusal
+from counterpoint.training.sharded import divided_like
 
 SCHEMA = 1
 KEPT = 2  # the last one, and the one before in case the last is damaged
@@ -70,7 +71,7 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: Mapping[int, str], t
         for p in group["params"]:
             state = by_name.get(names[id(p)], {})
             on = {
-                k: v.clone() if k == "step" and not group.get("fused") else v.clone().to(p.device)
+                k: v.clone() if k == "step" and not group.get("fused") else divided_like(p, v.clone().to(p.device))
                 for k, v in state.items()
             }
             if on:

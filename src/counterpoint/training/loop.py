@@ -24,6 +24,7 @@ from counterpoint.training.method import Method, Stepped, step
 from counterpoint.training.processes import Split, first, same
 from counterpoint.training.rates import Shape, groups, linear, optimizer_of, set_rates
 from counterpoint.training.rates import rate as rate_at
+from counterpoint.training.sharded import apart
 from counterpoint.training.state import History, Running, Saving, last_of
 from counterpoint.training.stopping import stalled
 
@@ -103,7 +104,7 @@ class Stopped(Exception):
 def optimizer_for(method: Method, schedule: Schedule) -> torch.optim.Optimizer:
     """AdamW over the groups of `rates`."""
     decays = {"weight_decay": schedule.weight_decay, "layer_decay": schedule.layer_decay}
-    return optimizer_of(groups(dict(method.modules.items()), **decays, head=schedule.head), schedule.lr)
+    return optimizer_of(apart(groups(dict(method.modules.items()), **decays, head=schedule.head)), schedule.lr)
 
 
 def seed_step(generator: torch.Generator, seed: int, number: int) -> None:

@@ -17,6 +17,7 @@ from counterpoint._ops.processes import joined
 from counterpoint.objectives.custom import Objective, Rule
 from counterpoint.training.cached import cached
 from counterpoint.training.processes import sum_gradients
+from counterpoint.training.sharded import clip_gradients, reduce_gradients
 from counterpoint.types import Batch, Embeddings, Outcome
 
 
@@ -162,8 +163,9 @@ def step(
             for batch in batches
         ]
     loss = sum(float(outcome.loss.detach()) for _, outcome in found) / len(found)
+    reduce_gradients(method.modules)
     bad, *sums = sum_gradients(method.modules.parameters(), (float(not math.isfinite(loss)), *beside()))
-    norm = float(nn.utils.clip_grad_norm_(method.modules.parameters(), clip))
+    norm = float(clip_gradients(method.modules.parameters(), clip))
     taken = not bad and math.isfinite(norm)
     if taken:
         optimizer.step()

@@ -18,6 +18,7 @@ from torch import nn
 
 from counterpoint._ops.world import count, rank
 from counterpoint.errors import Refusal
+from counterpoint.training.sharded import is_divided
 
 T = TypeVar("T")
 BUCKET = 64 * 2**20  # numbers that are summed in one call, at most
@@ -144,7 +145,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter], beside: Sequence[float] = 
     """Add up the gradients of all processes, each once; the one place where processes meet in a step of the loop.
 
     A parameter that has a gradient on some processes only counts as zero on the others; one that has none anywhere
-    keeps none.
+    keeps none. Divided parameters have their sums already, see `sharded.reduce_gradients`.
 
     Args:
         parameters: in the same order on all processes.
@@ -155,7 +156,7 @@ def sum_gradients(parameters: Iterable[nn.Parameter], beside: Sequence[float] = 
     """
     if count() == 1:
         return list(beside)
-    own = [p for p in parameters if p.requires_grad]
+    own = [p for p in parameters if p.requires_grad and not is_divided(p)]
     device = own[0].device if own else torch.device("cpu")
     known = torch.tensor([*(float(p.grad is not None) for p in own), *beside], dtype=torch.float64, device=device)
     dist.all_reduce(known)

@@ -19,6 +19,7 @@ from counterpoint.training.checkpoint import Checkpoint
 from counterpoint.training.health import Health
 from counterpoint.training.method import Method, Stepped
 from counterpoint.training.processes import first
+from counterpoint.training.sharded import any_divided, gathered, load_state
 from counterpoint.training.symptoms import Limits
 
 
@@ -82,8 +83,8 @@ def last_of(saving: Saving, say: Callable[[str], None]) -> Checkpoint | None:
 
 
 def snapshot(method: Method) -> dict[str, Tensor]:
-    """A copy of all weights."""
-    return {name: tensor.detach().cpu().clone() for name, tensor in method.modules.state_dict().items()}
+    """A copy of all weights; where they are divided over processes, process 0 has it."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in gathered(method.modules.state_dict()).items()}
 
 
 @dataclass
@@ -116,8 +117,8 @@ class Running:
             name: torch.tensor(getattr(h, name), dtype=torch.float64) for name in ("loss", "gradient", "negatives")
         }
         tensors = {
-            **checkpoint.named("modules", self.method.modules.state_dict()),
-            **checkpoint.named("optimizer", checkpoint.optimizer_tensors(self.optimizer, self._names())),
+            **checkpoint.named("modules", gathered(self.method.modules.state_dict())),
+            **checkpoint.named("optimizer", gathered(checkpoint.optimizer_tensors(self.optimizer, self._names()))),
             **checkpoint.named("best", self.best_weights or {}),
             **checkpoint.named("tables", self.place.tables),
             **checkpoint.named("history", lists),
@@ -130,7 +131,7 @@ class Running:
 
     def restore(self, found: Checkpoint, say: Callable[[str], None]) -> None:
         """Go on from a checkpoint."""
-        self.method.modules.load_state_dict(found.under("modules"))
+        load_state(self.method.modules, found.under("modules"))
         checkpoint.load_optimizer(self.optimizer, self._names(), found.under("optimizer"))
         self.best_weights = found.under("best") or None
         place, whole = dict(found.numbers["place"]), found.numbers["history"]
@@ -170,7 +171,7 @@ class Running:
         """Leave the best weights in place."""
         self.history.seconds = self.place.seconds
         if self.best_weights is not None:
-            self.method.modules.load_state_dict(self.best_weights)
+            load_state(self.method.modules, self.best_weights)
         else:
             self.history.best_step = self.place.step
         return self.history
@@ -178,10 +179,13 @@ class Running:
     def save(self, saving: Saving, say: Callable[[str], None]) -> None:
         """Write a checkpoint; a disk that is full costs the checkpoint, not the run."""
         self.saved = self.place.step, self.place.seconds
+        if not (first() or any_divided(self.method.modules)):
+            return
+        state = self.checkpoint()
         if not first():
             return
         try:
-            checkpoint.write(saving.folder, self.place.step, self.checkpoint())
+            checkpoint.write(saving.folder, self.place.step, state)
         except (OSError, SafetensorError) as error:
             kept = checkpoint.steps(saving.folder)
             last = f"the last one is {kept[-1].name}" if kept else "there is none yet"

@@ -26,6 +26,7 @@ from counterpoint.evaluation.verdict import judge, value_of
 from counterpoint.training.feed import plain
 from counterpoint.training.machine import memory_bytes, pick_device, pick_precision
 from counterpoint.training.processes import Split, first, first_decides, same, start
+from counterpoint.training.sharded import stacks_of
 from counterpoint.training.state import History
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
@@ -78,6 +79,8 @@ class CrossJob:
         show_findings(self.prepared.findings, screen, run.allow)
         self.rows = Rows.of(self.prepared.split.part("train"))
         self.method = recipe(self.encoder, self.rows, **arguments)
+        if run.shard:
+            stacks_of(self.method.modules)  # refused before anything is measured
         self.plan = self._plan(name, arguments)
         self._show_plan()
         self.beside: dict[str, Measured] = {}

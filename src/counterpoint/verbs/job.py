@@ -27,6 +27,7 @@ from counterpoint.training.machine import pick_device
 from counterpoint.training.method import Method
 from counterpoint.training.processes import first, first_decides, start
 from counterpoint.training.selection import label_free
+from counterpoint.training.sharded import stacks_of
 from counterpoint.training.state import History
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
@@ -82,6 +83,8 @@ class Job:
         show_findings(self.prepared.findings, screen, run.allow)
         torch.manual_seed(run.seed)  # of what the recipe adds, such as a head
         self.method = make_method(self.recipe, self.encoder, self.rows, arguments)
+        if run.shard:
+            stacks_of(self.method.modules)  # refused before anything is measured
         batch = min(run.batch, len(self.rows))
         epoch = used(make_order(run, self.rows, batch=batch), len(self.rows))
         evaluated = 2 * self.task.texts() + (self.dev.texts() * (run.evaluations + 1) if self.dev else 0)

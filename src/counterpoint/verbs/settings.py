@@ -129,6 +129,7 @@ class Run:
         on_sick: "warn" says what is wrong with a run; "stop" ends it where it will hardly recover.
         mine_every: epochs after which the model mines new negatives for its training rows; None: never.
         mining: which ones: fields of `pairs.limits.Mining`, such as count and depth.
+        shard: several processes divide the weights of the model and all that is kept for each, instead of each having all.
     """
 
     recipe: str = "auto"
@@ -171,6 +172,7 @@ class Run:
     on_sick: str = "warn"
     mine_every: int | None = None
     mining: Mapping[str, Any] = field(default_factory=dict)
+    shard: bool = False
 
     def __post_init__(self) -> None:
         self._check_types()

@@ -22,6 +22,7 @@ from counterpoint.training.health import Health
 from counterpoint.training.loop import Schedule, train
 from counterpoint.training.method import Method
 from counterpoint.training.processes import Split, first, first_decides, same
+from counterpoint.training.sharded import sharded
 from counterpoint.training.state import History, Saving
 from counterpoint.verbs import folder
 from counterpoint.verbs.console import Screen
@@ -119,6 +120,7 @@ def train_stage(
     schedule = schedule_of(run, plan)
     health = Health(job.method, on_sick="stop" if run.on_sick == "stop" else "warn")
     with (
+        sharded(job.method.modules) if run.shard else nullcontext(),
         politely() if resumable else nullcontext(lambda: False) as stop,
         notes(scratch, run.tensorboard) as note,
         screen.stage("training", total=1.0) as bar,
