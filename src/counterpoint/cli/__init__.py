@@ -24,6 +24,15 @@ def main() -> None:
             sys.exit(refusal.exit_code)
         except Exception as error:
             sys.exit(_exit_of(error))
+        finally:
+            _leave()
+
+
+def _leave() -> None:
+    """Leave the other processes before the interpreter ends: their threads abort one that still listens."""
+    processes = sys.modules.get("counterpoint.training.processes")
+    if processes is not None:  # its module needs torch
+        processes.finish()
 
 
 def _exit_of(error: Exception) -> int:
