@@ -139,3 +139,57 @@ def mine(
     from counterpoint.verbs.mine import mine as run_mine
 
     run_mine(model, data, out=out, filter=filter_, **limits, **settings)
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(help="A folder, a run or a name.", show_default=False)],
+    data: Annotated[
+        Path,
+        typer.Argument(help="A csv, tsv, jsonl or parquet file, or a folder as BEIR has them.", show_default=False),
+    ],
+    against: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Another model, on the same.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="FILE", help="A new .json for the numbers.")] = None,
+    corpus: Annotated[str | None, typer.Option(metavar="FILE", help="More texts to rank against.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(metavar="ROLE=TEXT", help="Put before texts.")] = None,
+    length: Annotated[list[str] | None, typer.Option(metavar="ROLE=TOKENS", help="Where texts are cut.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = Run.precision,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = Run.device,
+    seed: Annotated[int, typer.Option(help="Of the split and of the resamples.")] = Run.seed,
+    anchor: Anchor = None,
+    positive: Positive = None,
+    negative: Negative = None,
+    label: Label = None,
+    value: Value = None,
+    weight: Weight = None,
+    group: Group = None,
+    split: SplitColumn = None,
+    time: Time = None,
+    source: Source = None,
+    ignore: Ignore = None,
+    match: Match = None,
+    delimiter: Delimiter = None,
+    allow: Allow = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
+) -> None:
+    """Measure a model on data, beside others on the same questions; every number has its 95 % interval.
+
+    Pairs are ranked (BM25 beside them), pairs with a value are compared with it, labels are read from neighbours and by a
+    linear probe.
+
+    Examples:
+
+      counterpoint evaluate all-MiniLM-L6-v2 clicks.csv
+
+      counterpoint evaluate runs/clicks-pairs-1 clicks.csv --against all-MiniLM-L6-v2 --out scores.json
+
+      counterpoint evaluate all-MiniLM-L6-v2 beir/scifact
+    """
+    given = dict(locals())
+    settings = {name: given[name] for name in ("corpus", "precision", "device", "seed", "match", "delimiter")}
+    settings |= {"prompts": named(prompt, "--prompt"), "lengths": whole_numbers(named(length, "--length"))}
+    settings |= {"roles": roles_of(given), "allow": tuple(allow or ()), "trust_remote_code": trust_remote_code}
+    Run(**settings)  # a bad setting is refused before torch is loaded
+    from counterpoint.verbs.evaluate import evaluate as run_evaluate
+
+    run_evaluate(model, data, against=tuple(against or ()), out=out, **settings)

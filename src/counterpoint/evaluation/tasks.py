@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,14 @@ from counterpoint.data.identity import content_ids
 from counterpoint.types import Embeddings, same_sample
 
 DEPTH = 100  # candidates looked at for each query
+_OTHER_NAMES = re.compile("^(mrr|recall|ndcg|map)")
+
+
+def _theirs(name: re.Match[str]) -> str:
+    """What ir_measures calls a measure."""
+    return {"mrr": "RR", "recall": "R", "ndcg": "nDCG", "map": "AP"}[name[0]]
+
+
 Embed = Callable[[Sequence[str], Literal["anchor", "positive"]], Float[Tensor, "n d"]]
 
 
@@ -25,7 +33,7 @@ class Measured:
     """The answers of one encoder to one task.
 
     Args:
-        values: metric -> [n] one number a row whose mean is the metric, or [n, 2] whose rank correlation is.
+        values: metric -> [n] one number a row whose mean is the metric, or [n, 2] whose correlation is.
         unit: [n] rows of one unit are not independent.
         candidates: how many candidates a query was ranked against, or training texts a class was read from.
         ranks: [n] rank of the first positive, 1-based; DEPTH + 1 when it is further down. Empty where nothing is ranked.
@@ -69,6 +77,8 @@ class Retrieval:
         candidates: distinct texts.
         unit: for each query.
         roles: the roles of queries and candidates.
+        gains: how relevant each of `positives` is, above 0; None: all alike. Only nDCG, with gains as they are, reads them.
+        measures: what is measured: mrr, recall, ndcg or map, each @ a depth of at most 100.
 
     A candidate that is the query's own text is left out of its ranking.
     """
@@ -79,6 +89,8 @@ class Retrieval:
     unit: np.ndarray
     roles: tuple[Literal["anchor", "positive"], Literal["anchor", "positive"]] = ("anchor", "positive")
     metric: str = "mrr@10"
+    gains: Sequence[Sequence[int]] | None = None
+    measures: Sequence[str] = ("mrr@10", "recall@1", "recall@10", "ndcg@10")
 
     def sizes(self) -> tuple[int, int]:
         """Queries, and all candidates."""
@@ -89,7 +101,7 @@ class Retrieval:
         return len(self.queries) + len(self.candidates)
 
     def measure(self, embed: Embed) -> Measured:
-        """MRR@10, recall@1, recall@10 and nDCG@10 of each query, by cosine."""
+        """The measures of each query, by cosine."""
         vectors = embed(self.candidates, self.roles[1])
         anchors = Embeddings.of(embed(self.queries, self.roles[0]), id=content_ids(self.queries))
         candidates = Embeddings.of(vectors, id=content_ids(self.candidates))
@@ -115,14 +127,19 @@ class Retrieval:
 
     def _score(self, found: Neighbours, vectors: Tensor | None) -> Measured:
         import ir_measures
-        from ir_measures import RR, Qrel, R, ScoredDoc, nDCG
+        from ir_measures import Qrel, ScoredDoc
 
         index = found.index.tolist()
-        qrels = [Qrel(str(q), str(c), 1) for q, known in enumerate(self.positives) for c in known]
+        gains = self.gains or [[1] * len(known) for known in self.positives]
+        qrels = [
+            Qrel(str(q), str(c), gain)
+            for q, (known, worth) in enumerate(zip(self.positives, gains, strict=True))
+            for c, gain in zip(known, worth, strict=True)
+        ]
         run = [
             ScoredDoc(str(q), str(c), float(-at)) for q, row in enumerate(index) for at, c in enumerate(row) if c >= 0
         ]
-        names = {RR @ 10: "mrr@10", R @ 1: "recall@1", R @ 10: "recall@10", nDCG @ 10: "ndcg@10"}
+        names = {ir_measures.parse_measure(_OTHER_NAMES.sub(_theirs, name)): name for name in self.measures}
         values = {name: np.zeros(len(self.queries)) for name in names.values()}
         for result in ir_measures.iter_calc(list(names), qrels, run):
             values[names[result.measure]][int(result.query_id)] = result.value
@@ -166,6 +183,7 @@ class Similarity:
     value: np.ndarray
     unit: np.ndarray
     metric: str = "spearman"
+    measures: Sequence[str] = ("spearman",)
 
     def sizes(self) -> tuple[int, int]:
         """Pairs; each has one partner."""
@@ -176,9 +194,10 @@ class Similarity:
         return len(self.left) + len(self.right)
 
     def measure(self, embed: Embed) -> Measured:
-        """Cosine beside value, row by row; the metric is their rank correlation. Both sides are read in one role."""
+        """Cosine beside value, row by row; the metrics are their correlations. Both sides are read in one role."""
         cosine = (embed(self.left, "anchor") * embed(self.right, "anchor")).sum(1)
-        return Measured({"spearman": np.stack([cosine.numpy(), self.value], axis=1)}, self.unit, len(self.left))
+        both = np.stack([cosine.numpy(), self.value], axis=1)
+        return Measured(dict.fromkeys(self.measures, both), self.unit, len(self.left))
 
 
 @dataclass(frozen=True)
@@ -192,6 +211,7 @@ class Classification:
     unit: np.ndarray
     votes: int = 5
     metric: str = "accuracy"
+    measures: Sequence[str] = ("accuracy",)
 
     def sizes(self) -> tuple[int, int]:
         """Texts to classify, and labelled texts that vote."""
@@ -202,11 +222,23 @@ class Classification:
         return len(self.known) + len(self.asked)
 
     def measure(self, embed: Embed) -> Measured:
-        """1 for each text that the 5 nearest training texts classify right, by cosine, else 0."""
+        """1 for each text that is classified right, else 0.
+
+        accuracy: by the 5 nearest training texts, which vote by cosine; accuracy@1: by the nearest; probe: by a logistic
+        regression on the unit vectors (scikit-learn, C = 1).
+        """
+        known, asked = (embed(texts, "anchor") for texts in (self.known, self.asked))
+        right = {
+            name: self._reader(name).fit(known.numpy(), self.known_label).predict(asked.numpy()) == self.asked_label
+            for name in self.measures
+        }
+        return Measured({n: r.astype(float) for n, r in right.items()}, self.unit, len(self.known), vectors=known)
+
+    def _reader(self, name: str) -> Any:
+        from sklearn.linear_model import LogisticRegression
         from sklearn.neighbors import KNeighborsClassifier
 
-        vectors = embed(self.known, "anchor")
-        model = KNeighborsClassifier(min(self.votes, len(self.known)), metric="cosine", weights="distance")
-        model.fit(vectors.numpy(), self.known_label)
-        right = model.predict(embed(self.asked, "anchor").numpy()) == self.asked_label
-        return Measured({"accuracy": right.astype(float)}, self.unit, len(self.known), vectors=vectors)
+        if name == "probe":
+            return LogisticRegression(max_iter=1_000)
+        votes = 1 if name == "accuracy@1" else min(self.votes, len(self.known))
+        return KNeighborsClassifier(votes, metric="cosine", weights="distance")

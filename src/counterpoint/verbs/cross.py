@@ -168,7 +168,7 @@ class CrossJob:
         return self.history
 
     def _dev_score(self) -> float:
-        return value_of(self.dev.measure(self._score()).values[self.dev.metric])
+        return value_of(self.dev.measure(self._score()).values[self.dev.metric], self.dev.metric)
 
     def after(self) -> dict[str, Any]:
         """The same questions to the trained model, and the verdict."""

@@ -156,7 +156,7 @@ class Job:
     def _dev_score(self) -> float:
         assert self.dev is not None
         measured = self.dev.measure(self._embedder())
-        return value_of(measured.values[self.dev.metric])
+        return value_of(measured.values[self.dev.metric], self.dev.metric)
 
     def after(self) -> dict[str, Any]:
         """The same questions to the trained model, and the verdict."""

@@ -95,9 +95,9 @@ def _of_roles(
     if corpus is not None and (choice.metric != "mrr@10" or "positive" not in choice.roles):
         raise Refusal("pairs to rank for --corpus", f"roles {', '.join(prepared.samples.columns)}")
     if choice.metric == "spearman":
-        return _similarity(parts["test"]), _similarity(parts["dev"])
+        return similarity(parts["test"]), similarity(parts["dev"])
     if choice.metric == "accuracy":
-        return _classification(parts["train"], parts["test"], seed), _classification(
+        return classification(parts["train"], parts["test"], seed), classification(
             parts["train"], parts["dev"], seed, most=1000
         )
     if "positive" not in choice.roles:
@@ -107,15 +107,17 @@ def _of_roles(
                 "texts of 8 words or more, or labelled pairs, to measure with", "shorter texts without labels"
             )
         return found[0], found[1] if len(found[1].queries) > 1 else None
-    everything = corpus if corpus is not None else _distinct(prepared.split.frame)
-    return _retrieval(parts["test"], everything), _retrieval(parts["dev"], _distinct(parts["dev"]))
+    everything = corpus if corpus is not None else distinct(prepared.split.frame)
+    return retrieval(parts["test"], everything), retrieval(parts["dev"], distinct(parts["dev"]))
 
 
-def _distinct(frame: pl.DataFrame) -> list[str]:
+def distinct(frame: pl.DataFrame) -> list[str]:
+    """All positives of a table, each once."""
     return frame["positive"].explode().unique(maintain_order=True).to_list()
 
 
-def _retrieval(frame: pl.DataFrame, candidates: Sequence[str]) -> Retrieval:
+def retrieval(frame: pl.DataFrame, candidates: Sequence[str]) -> Retrieval:
+    """Each anchor has to find its positives among the candidates, to which missing positives are added."""
     known = frame.group_by("anchor", maintain_order=True).agg(
         pl.col("positive").explode().unique(maintain_order=True), pl.col("unit").first()
     )
@@ -125,12 +127,14 @@ def _retrieval(frame: pl.DataFrame, candidates: Sequence[str]) -> Retrieval:
     return Retrieval(known["anchor"].to_list(), positives, list(place), known["unit"].to_numpy())
 
 
-def _similarity(frame: pl.DataFrame) -> Similarity:
+def similarity(frame: pl.DataFrame) -> Similarity:
+    """Pairs beside their values."""
     right = [texts[0] for texts in frame["positive"].to_list()]
     return Similarity(frame["anchor"].to_list(), right, frame["value"].to_numpy(), frame["unit"].to_numpy())
 
 
-def _classification(train: pl.DataFrame, asked: pl.DataFrame, seed: int, most: int = KNOWN) -> Classification:
+def classification(train: pl.DataFrame, asked: pl.DataFrame, seed: int, most: int = KNOWN) -> Classification:
+    """Classes are read from at most so many training rows."""
     if len(train) > most:
         train = train[np.sort(np.random.default_rng(seed).choice(len(train), most, replace=False))]
     sides = [(f["anchor"].to_list(), f["label"].to_numpy()) for f in (train, asked)]
