@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from counterpoint.errors import Refusal
     from counterpoint.verbs.check import check
     from counterpoint.verbs.demo import demo
+    from counterpoint.verbs.diagnose import diagnose
     from counterpoint.verbs.evaluate import evaluate
     from counterpoint.verbs.fit import fit
     from counterpoint.verbs.mine import mine
@@ -21,12 +22,13 @@ if TYPE_CHECKING:
     from counterpoint.verbs.stages import stages
 
 __version__ = "0.1.0"
-__all__ = ["Refusal", "check", "demo", "evaluate", "fit", "load", "mine", "search", "stages"]
+__all__ = ["Refusal", "check", "demo", "diagnose", "evaluate", "fit", "load", "mine", "search", "stages"]
 
 _HOMES = {
     "Refusal": "counterpoint.errors",
     "check": "counterpoint.verbs.check",
     "demo": "counterpoint.verbs.demo",
+    "diagnose": "counterpoint.verbs.diagnose",
     "evaluate": "counterpoint.verbs.evaluate",
     "fit": "counterpoint.verbs.fit",
     "load": "counterpoint.verbs.model",

@@ -231,13 +231,13 @@ def test_an_unknown_setting_is_one_line(tiny: Path) -> None:
 
 
 def test_a_full_disk_leaves_nothing(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from counterpoint.verbs import mined_file
+    from counterpoint.verbs import table_file
 
     def full(_frame: pl.DataFrame, path: Path, _ending: str) -> None:
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(mined_file, "_write", full)
+    monkeypatch.setattr(table_file, "_write", full)
     with pytest.raises(counterpoint.Refusal, match="No space left"):
         counterpoint.mine(str(tiny), pairs(), out=tmp_path / "m.csv", **LOOSE)
     assert list(tmp_path.iterdir()) == []

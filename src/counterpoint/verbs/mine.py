@@ -25,7 +25,7 @@ from counterpoint.pairs.limits import Mining
 from counterpoint.pairs.mining import Judge, Mined, mine_negatives
 from counterpoint.training.machine import pick_device, pick_precision
 from counterpoint.types import Embeddings, Relation
-from counterpoint.verbs import mined_file
+from counterpoint.verbs import table_file
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.mined_report import Found, show_mined
@@ -85,7 +85,7 @@ def mine(
     ['anchor', 'positive', 'negative']
     """
     how, run = _settings(model, settings)
-    path = None if out is None else mined_file.place_of(out)
+    path = None if out is None else table_file.place_of(out)
     screen = Screen(quiet=quiet)
     with screen.stage("reading and checking data"):
         samples, findings = inspect(data, run)
@@ -107,7 +107,7 @@ def mine(
     frame = _frame(usable, found)
     if path is not None:
         with screen.stage("writing the data"):
-            mined_file.write(frame, path)
+            table_file.write(frame, path)
     report = show_mined(found, how, screen, name=None if filter is None else Path(filter).name, path=path)
     return MinedData(frame, path, report)
 

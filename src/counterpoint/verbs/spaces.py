@@ -1,0 +1,223 @@
+"""From data and a model to the space that a diagnosis reads: distinct items, what is known of them, their embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch import Tensor, nn
+
+from counterpoint.data.arrays import Arrays
+from counterpoint.data.identity import content_ids
+from counterpoint.data.items import TEXTS, Items
+from counterpoint.data.judged import is_judged, read_judged
+from counterpoint.data.lint import Finding, accept, clean
+from counterpoint.data.roles import Samples
+from counterpoint.data.sources import read
+from counterpoint.data.splits import connected_groups
+from counterpoint.encoders import mlp
+from counterpoint.encoders.text import embed
+from counterpoint.encoders.text import load as load_text
+from counterpoint.errors import Refusal, closest
+from counterpoint.evaluation.space import Space
+from counterpoint.training.machine import pick_device, pick_precision
+from counterpoint.types import Embeddings, Relation
+from counterpoint.verbs.console import Screen
+from counterpoint.verbs.folder import read_json
+from counterpoint.verbs.prepare import inspect, name_of
+from counterpoint.verbs.settings import Run
+
+RAW = "raw"  # in place of a model: the arrays of the data are the embeddings
+
+
+@dataclass(frozen=True)
+class Side:
+    """Distinct items of one side: their keys, and what is known of each."""
+
+    keys: Sequence[str]
+    facts: Mapping[str, Tensor]
+
+    def embedded(self, vectors: Tensor, ids: Sequence[int]) -> Embeddings:
+        """The items with their vectors."""
+        return Embeddings.of(vectors, id=torch.tensor(ids), facts=self.facts)
+
+
+@dataclass(frozen=True)
+class Material:
+    """What data hold for a diagnosis, whatever the model.
+
+    Args:
+        anchors: distinct items; one that is in train and held out counts twice.
+        candidates: distinct positives; None where the data are one set.
+        relation: which belong together.
+        unit: for each anchor, which ones are not independent.
+        items: what keys stand for.
+        samples: the rows that all this comes from; None of a folder with judgements.
+        findings: what lint says of them.
+    """
+
+    anchors: Side
+    candidates: Side | None
+    relation: Relation | None
+    unit: np.ndarray
+    items: Items
+    samples: Samples | None
+    findings: tuple[Finding, ...] = ()
+
+
+def material_of(data: object, run: Run, fine: str | None) -> Material:
+    """Read data for a diagnosis. What stands in train and in test stays: that is one of the things to find.
+
+    Args:
+        data: whatever `evaluate` takes.
+        run: how data are read.
+        fine: a column of classes inside the labels.
+
+    Raises:
+        Refusal: for data that cannot be read, or a column that is not there.
+    """
+    if is_judged(data):
+        if run.roles or fine:
+            raise Refusal("a table for roles and --fine", "a folder", where=str(data))
+        return _judged(str(data))
+    samples, findings = inspect(data, run)
+    accept(findings, (*run.allow, "leak", "too-few-rows"), source=samples.source)
+    samples = samples.with_frame(_cleaned(samples))
+    if len(samples) < 2:
+        raise Refusal("at least two rows", len(samples), where=samples.source)
+    if fine is not None:
+        samples = samples.with_frame(samples.frame.with_columns(_fine(data, run, fine, samples)))
+    return _of_samples(samples, findings)
+
+
+def _cleaned(samples: Samples) -> pl.DataFrame:
+    """Each split cleaned by itself, so that rows of one may stand in another."""
+    if not samples.has("split"):
+        return clean(samples).frame
+    parts = samples.frame.partition_by("split", maintain_order=True)
+    return pl.concat([clean(samples.with_frame(part)).frame for part in parts]).sort("row")
+
+
+def _fine(data: object, run: Run, fine: str, samples: Samples) -> pl.Series:
+    if not samples.has("label") or samples.has("positive"):
+        raise Refusal("items with a label for --fine", f"roles {', '.join(samples.columns)}", where=samples.source)
+    if isinstance(data, list | tuple) and data and all(isinstance(item, str | Path) for item in data):
+        raise Refusal("one file for --fine", f"{len(data)} files")
+    frame = read(data, delimiter=run.delimiter)
+    if fine not in frame.columns:
+        remedy = closest(fine, frame.columns)
+        raise Refusal("a column for --fine", f"'{fine}'", where=name_of(data), remedy=remedy)
+    return frame[fine].cast(pl.String).fill_null("")[samples.frame["row"]].alias("fine")
+
+
+def _of_samples(samples: Samples, findings: tuple[Finding, ...]) -> Material:
+    frame = samples.frame
+    unit = frame["group"].fill_null("") if samples.has("group") else connected_groups(frame)
+    held = frame["split"] != "train" if samples.has("split") else pl.repeat(value=False, n=len(frame), eager=True)
+    frame = frame.with_columns(held=held, unit=pl.Series(unit).rank("dense").cast(pl.Int64))
+    paired = samples.has("positive")
+    if paired and samples.has("value"):  # a value says how far pairs belong together: both sides are one set
+        positives = frame.select(pl.col("positive").alias("anchor"), "held", "unit").explode("anchor")
+        frame, paired = pl.concat([frame.select("anchor", "held", "unit"), positives]), False
+    one = frame.unique(["anchor", "held"], keep="first", maintain_order=True)
+    known = {"held": one["held"].cast(pl.Int64)} if samples.has("split") else {}
+    if samples.has("label") and not samples.has("positive"):
+        known |= {n: one[n].rank("dense").cast(pl.Int64) for n in ("label", "fine") if n in one.columns}
+    items = samples.items
+    facts = {name: torch.from_numpy(column.to_numpy().copy()) for name, column in known.items()}
+    anchors = _side(one["anchor"].to_list(), items, facts)
+    candidates = relation = None
+    if paired:
+        flat = frame.select("anchor", "positive").explode("positive").unique(maintain_order=True)
+        candidates = _side(flat["positive"].unique(maintain_order=True).to_list(), items, {})
+        relation = Relation.of(items.ids(flat["anchor"]), items.ids(flat["positive"]))
+    return Material(anchors, candidates, relation, one["unit"].to_numpy(), items, samples, findings)
+
+
+def _side(keys: Sequence[str], items: Items, facts: Mapping[str, Tensor]) -> Side:
+    if items.kind != "text":
+        return Side(keys, facts)
+    return Side(keys, {**facts, "length": torch.tensor([float(len(key.split())) for key in keys])})
+
+
+def _judged(folder: str) -> Material:
+    found = read_judged(folder)
+    ids, places = content_ids(found.queries), content_ids(found.documents)
+    row = torch.tensor([i for i, known in enumerate(found.positives) for _ in known])
+    col = torch.tensor([c for known in found.positives for c in known])
+    relation = Relation.of(ids[row], places[col])
+    sides = _side(found.queries, TEXTS, {}), _side(found.documents, TEXTS, {})
+    return Material(*sides, relation, np.arange(len(found.queries)), TEXTS, None)
+
+
+def space_of(model: str, material: Material, run: Run, screen: Screen, *, temperature: float | None) -> Space:
+    """Embed the items of both sides.
+
+    Args:
+        model: whatever `--model` of `fit` takes; "raw": the arrays themselves.
+        material: the items.
+        run: prompts, lengths, precision, device.
+        screen: shows the bar.
+        temperature: None takes that of the run.
+
+    Raises:
+        Refusal: a model of another kind of data.
+    """
+    sides = [side for side in (material.anchors, material.candidates) if side is not None]
+    vectors = _embedded(model, sides, material.items, run, screen)
+    sets = [s.embedded(z, material.items.ids(s.keys)) for s, z in zip(sides, vectors, strict=True)]
+    read_temperature, batch = _training_of(model)
+    return Space.of(
+        *sets,
+        relation=material.relation,
+        temperature=read_temperature if temperature is None else temperature,
+        batch=batch or Run.batch,
+    )
+
+
+def _embedded(model: str, sides: Sequence[Side], items: Items, run: Run, screen: Screen) -> list[Tensor]:
+    folder = Path(model).expanduser()
+    inner = folder / "model" if (folder / "run.json").exists() else folder
+    reads = "arrays" if model == RAW or mlp.is_saved(inner) else "text"
+    if reads != items.kind:
+        remedy = "'raw' takes the arrays as they are" if items.kind == "arrays" else None
+        raise Refusal(f"a model of {items.kind}", f"one of {reads}: '{model}'", where="MODEL", remedy=remedy)
+    if model == RAW:
+        return [items.take(side.keys).flatten(1) for side in sides]
+    device = pick_device(run.device)
+    with screen.stage(f"loading {model}"):
+        if isinstance(items, Arrays):
+            encoder: nn.Module = _of_shape(mlp.load(inner, device=device), items)
+        else:
+            code = run.trust_remote_code
+            encoder = load_text(model, prompts=run.prompts, lengths=run.lengths, device=device, trust_remote_code=code)
+    precision = pick_precision(run.precision, device)
+    with screen.stage("embedding", total=sum(len(side.keys) for side in sides)) as tick:
+        return [
+            embed(encoder, items.take(side.keys), role, precision=precision, tick=tick)
+            for side, role in zip(sides, ("anchor", "positive"), strict=False)
+        ]
+
+
+def _of_shape(encoder: mlp.MLP, items: Arrays) -> mlp.MLP:
+    if tuple(encoder.shape) != tuple(items.shape):
+        raise Refusal(f"arrays of shape {tuple(encoder.shape)}", f"the shape {tuple(items.shape)}", where="MODEL")
+    return encoder
+
+
+def _training_of(model: str) -> tuple[float | None, int | None]:
+    """Temperature and batch of the run that made a model; None of what is not known."""
+    path = Path(model).expanduser() / "run.json"
+    if not path.exists():
+        return None, None
+    record = read_json(path)
+    temperature = (record.get("arguments") or {}).get("temperature")
+    batch = record.get("batch")
+    return (
+        float(temperature) if isinstance(temperature, int | float) and temperature > 0 else None,
+        batch if isinstance(batch, int) and batch > 1 else None,
+    )
