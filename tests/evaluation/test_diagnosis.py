@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from counterpoint.evaluation import faults, mends
-from counterpoint.evaluation.diagnosis import FAULTS, diagnose
+from counterpoint.evaluation.diagnosis import FAULTS, Finding, _follows, _rank, diagnose
+from counterpoint.evaluation.intervals import Interval
 from counterpoint.evaluation.space import NEAR, Look, Space, by_chance, look, served, unit
 from counterpoint.types import Embeddings, Relation
 
@@ -63,6 +64,10 @@ def test_dimensions_of_an_even_subspace_are_its_share(used: int) -> None:
     assert faults.dimensions(look(space)) == pytest.approx(used / min(len(z) - 1, D), abs=1e-5)
 
 
+def test_dimensions_of_fewer_rows_than_dimensions_count_against_the_rows() -> None:
+    assert faults.dimensions(look(Space.of(Embeddings.of(torch.eye(100)[:60])))) == pytest.approx(1, abs=1e-5)
+
+
 def test_dimensions_of_classes_that_are_points_count_against_the_classes() -> None:
     label = ROW % 5
     z = torch.eye(D)[label] + 0.001 * drawn(N, D)
@@ -104,15 +109,15 @@ def test_gap_is_all_of_a_constant_offset_and_none_of_an_even_one() -> None:
 
 
 def test_hubs_count_who_finds_the_most_found() -> None:
-    space = pairs()
+    space = pairs(c=torch.cat([topics() + 0.5 * drawn(N, D, seed=9), drawn(300, D, seed=11)]))
     near = (space.anchors.z @ space.others.z.T).topk(10, 1).indices
-    most = torch.bincount(near.flatten(), minlength=N).max()
+    most = torch.bincount(near.flatten()).max()
     assert faults.hubs(look(space)) == pytest.approx(float(most) / N)
 
 
 def test_by_chance_agrees_with_a_count_over_unrelated_rows() -> None:
-    x, y = unit(drawn(2000, D)), unit(drawn(3000, D, seed=1))
-    for score in (0.1, 0.2, 0.3):
+    x, y = unit(drawn(2000, D) + 0.5), unit(drawn(3000, D, seed=1) + 0.5)
+    for score in (0.2, 0.3, 0.4):
         counted = float((x @ y.T >= score).float().sum(1).mean())
         assert float(by_chance(x, y, torch.tensor(score))) == pytest.approx(counted, rel=0.2)
 
@@ -193,6 +198,7 @@ def test_twins_are_found_by_content_and_by_closeness_over_the_split_alone() -> N
     held = (ROW % 4 == 0).long()
     z, ids = topics(), ROW.clone()
     assert faults.twins(look(labelled(z, held=held))) == 0
+    assert faults.twins(look(labelled(drawn(N, 2), held=held))) == 0  # in a plane everything is near something
     ids[:80:4] = ids[1:81:4]  # 20 of 200 held-out rows have the content of a row of train
     z[80:160:4] = z[81:161:4] + 0.001 * drawn(20, D)  # and 20 are nearly one
     z[160:240:4] = z[164:244:4]  # these are copies among held-out rows
@@ -218,6 +224,22 @@ def test_served_is_mrr_and_a_vote_by_plain_loops() -> None:
     assert 0.05 < np.mean(right) < 0.95
 
 
+def test_the_positive_is_the_nearest_of_several() -> None:
+    a = topics()
+    twice = Relation.of(torch.cat([ROW, ROW]), torch.arange(2 * N) + 10_000)
+    near, far = a + 0.1 * drawn(N, D, seed=3), a + 2 * drawn(N, D, seed=4)
+    assert torch.equal(look(pairs(a, torch.cat([far, near]), relation=twice)).positive, ROW + N)
+
+
+def test_copies_that_are_left_out_are_of_train() -> None:
+    held = (ROW % 4 == 0).long()
+    z = topics()
+    z[0], z[8] = z[1] + 0.001, z[4] + 0.001  # a copy of a row of train, and two held-out rows that are copies
+    seen = look(labelled(z, held=held))
+    hidden = mends.with_copies_left_out(seen)
+    assert [(i, int(seen.near.index[i, j])) for i, j in torch.nonzero(hidden).tolist()] == [(0, 1)]
+
+
 def test_what_is_hidden_is_not_ranked() -> None:
     space = pairs(topics(), topics() + 3 * drawn(N, D, seed=8))
     seen = look(space)
@@ -238,6 +260,8 @@ def test_mends_take_away_their_fault_alone() -> None:
     words = wrong.anchors.facts["length"]
     told = pairs(a + (words[:, None] - 45) / 4 * unit(drawn(1, D, seed=6)))
     assert faults.length(look(told)) > 0.15 > 0.06 > faults.length(look(mends.without_length(told)))
+    for mend in (mends.without_gap, mends.without_length):  # and leaves the middle where it was
+        assert faults.cone(look(mend(wrong))) == pytest.approx(faults.cone(look(wrong)), abs=0.05)
     thin = pairs(a * torch.linspace(0, 3, D).exp())
     assert faults.dimensions(look(mends.with_even_dimensions(thin))) > 1.5 * faults.dimensions(look(thin))
 
@@ -317,6 +341,18 @@ def test_what_follows_from_another_is_named_after_it() -> None:
     assert {f.fault.code: f.follows for f in found[1:]}.get("hubs") == ("length",)
     assert found[0].effect is not None
     assert found[0].effect.low > 0
+
+
+def test_two_that_go_with_each_other_are_both_causes_and_an_outcome_is_none() -> None:
+    cone, collapse, _, gap, hubs = FAULTS[:5]
+    after = {"cone": {"collapse": "none", "hubs": "severe"}, "collapse": {"cone": "none"}, "hubs": {"cone": "none"}}
+    assert _follows(cone, [cone, collapse, hubs], after) == ()
+    assert _follows(collapse, [cone, collapse], {"cone": {"collapse": "none"}, "collapse": {"cone": "mild"}}) == (
+        "cone",
+    )
+    hurts = Finding(gap, "severe", 0.6, Interval(0.1, 0.05, 0.15))
+    beyond = Finding(cone, "severe", 0.99, Interval(0.0, -0.01, 0.01))
+    assert sorted([beyond, hurts], key=_rank) == [hurts, beyond]  # what costs more is named first
 
 
 def test_a_diagnosis_is_the_same_for_any_order_of_the_rows() -> None:

@@ -146,6 +146,13 @@ def test_finer_classes(tmp_path: Path) -> None:
     assert "subclass-collapse" not in diagnose("raw", path).diagnosis.readings
     found = diagnose("raw", path, fine="kind")
     assert codes(found)[0] == "subclass-collapse"
+    twice = tmp_path / "twice.npz"  # a row that stands twice goes, and its finer class with it
+    first = [0, *range(400)]
+    np.savez(twice, x=x.astype(np.float32)[first], y=(np.arange(400) % 5)[first], kind=(np.arange(400) % 40)[first])
+    before = found.diagnosis.readings["subclass-collapse"]
+    assert diagnose("raw", twice, fine="kind").diagnosis.readings["subclass-collapse"] == pytest.approx(
+        before, abs=1e-6
+    )
     assert found.commands["subclass-collapse"] == [f"counterpoint fit {path} --recipe supcon --label kind"]
 
 
@@ -211,6 +218,7 @@ def test_every_fault_has_a_remedy_that_can_be_typed(
     lines = [shlex.split(line) for line in commands(code, patient)]
     assert lines
     assert set(REMEDIES) == {f.code for f in FAULTS}
+    assert ("--mended" in lines[0]) == (code in ("duplicates", "false-negatives"))
     for words in lines:
         assert words[0] == "counterpoint"
         assert typed([*words[1:], *(["--dry-run"] if words[1] == "fit" else [])], monkeypatch) == 0

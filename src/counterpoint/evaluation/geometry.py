@@ -89,7 +89,7 @@ def isotropy(z: Rows) -> float:
 
 
 @torch.no_grad()
-def spectrum(z: Rows) -> Float[Tensor, " d"]:
+def spectrum(z: Rows) -> Float[Tensor, " k"]:
     """The variances of unit rows along their principal axes, largest first: what collapse of dimensions shows in.
 
     Args:
