@@ -38,7 +38,8 @@ class Measured:
         candidates: how many candidates a query was ranked against, or training texts a class was read from.
         ranks: [n] rank of the first positive, 1-based; DEPTH + 1 when it is further down. Empty where nothing is ranked.
         top: [n] index of the best candidate, likewise.
-        vectors: embeddings of the candidates, where there are some.
+        vectors: embeddings of the candidates: texts that are ranked, labelled texts, or partners of a pair, row by row.
+        anchors: embeddings of the questions.
     """
 
     values: Mapping[str, np.ndarray]
@@ -47,6 +48,7 @@ class Measured:
     ranks: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     top: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     vectors: Tensor | None = None
+    anchors: Tensor | None = None
 
 
 @runtime_checkable
@@ -106,7 +108,7 @@ class Retrieval:
         anchors = Embeddings.of(embed(self.queries, self.roles[0]), id=content_ids(self.queries))
         candidates = Embeddings.of(vectors, id=content_ids(self.candidates))
         found = neighbours(anchors, candidates, DEPTH, rule=same_sample)
-        return self._score(found, vectors)
+        return self._score(found, vectors, anchors.z)
 
     def lexical(self) -> Measured:
         """The same by BM25 over words, with identifiers taken apart at case changes and underscores."""
@@ -123,9 +125,9 @@ class Retrieval:
         )
         nothing = itself.numpy() | (score <= 0)
         index_ = torch.from_numpy(np.where(nothing, -1, place.astype(np.int64)))
-        return self._score(Neighbours(index_, torch.from_numpy(np.asarray(score, dtype=np.float32))), None)
+        return self._score(Neighbours(index_, torch.from_numpy(np.asarray(score, dtype=np.float32))))
 
-    def _score(self, found: Neighbours, vectors: Tensor | None) -> Measured:
+    def _score(self, found: Neighbours, vectors: Tensor | None = None, anchors: Tensor | None = None) -> Measured:
         import ir_measures
         from ir_measures import Qrel, ScoredDoc
 
@@ -148,7 +150,7 @@ class Retrieval:
             seen, wanted = [c for c in row if c >= 0], set(known)
             ranks.append(next((at for at, c in enumerate(seen, start=1) if c in wanted), DEPTH + 1))
             top.append(seen[0] if seen else -1)
-        return Measured(values, self.unit, len(self.candidates), np.array(ranks), np.array(top), vectors)
+        return Measured(values, self.unit, len(self.candidates), np.array(ranks), np.array(top), vectors, anchors)
 
 
 def words(text: str) -> list[str]:
@@ -195,9 +197,9 @@ class Similarity:
 
     def measure(self, embed: Embed) -> Measured:
         """Cosine beside value, row by row; the metrics are their correlations. Both sides are read in one role."""
-        cosine = (embed(self.left, "anchor") * embed(self.right, "anchor")).sum(1)
-        both = np.stack([cosine.numpy(), self.value], axis=1)
-        return Measured(dict.fromkeys(self.measures, both), self.unit, len(self.left))
+        left, right = (embed(texts, "anchor") for texts in (self.left, self.right))
+        both = np.stack([(left * right).sum(1).numpy(), self.value], axis=1)
+        return Measured(dict.fromkeys(self.measures, both), self.unit, len(self.left), vectors=right, anchors=left)
 
 
 @dataclass(frozen=True)
@@ -232,7 +234,9 @@ class Classification:
             name: self._reader(name).fit(known.numpy(), self.known_label).predict(asked.numpy()) == self.asked_label
             for name in self.measures
         }
-        return Measured({n: r.astype(float) for n, r in right.items()}, self.unit, len(self.known), vectors=known)
+        return Measured(
+            {n: r.astype(float) for n, r in right.items()}, self.unit, len(self.known), vectors=known, anchors=asked
+        )
 
     def _reader(self, name: str) -> Any:
         from sklearn.linear_model import LogisticRegression

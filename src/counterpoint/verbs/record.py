@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from torch import Tensor
 
 from counterpoint.data.arrays import Arrays
 from counterpoint.encoders.cross import save_cross
@@ -51,7 +50,7 @@ FROM_PLAN = (
 def write(job: Job | CrossJob, scratch: Path, searches: Sequence[Mapping[str, Any]] = ()) -> None:
     """Everything that a finished job knows, into a folder."""
     with job.screen.stage("writing the run"):
-        run, cost, vectors = record_of(job), cost_of(job), job.measured_after.vectors
+        run, cost = record_of(job), cost_of(job)
         if isinstance(job, CrossJob):
             save_cross(job.encoder, scratch / "model")
         else:
@@ -60,8 +59,8 @@ def write(job: Job | CrossJob, scratch: Path, searches: Sequence[Mapping[str, An
         folder.write_json(scratch / "run.json", run)
         folder.write_json(scratch / "cost.json", cost)
         folder.write_json(scratch / "health.json", {"schema": SCHEMA, **job.health.record()})
-        if vectors is not None and isinstance(job, Job):
-            write_corpus(scratch / "corpus.parquet", job, vectors)
+        if isinstance(job, Job) and has_corpus(job):
+            write_corpus(scratch / "corpus.parquet", job)
         (scratch / "report.html").write_text(report_of(job, run, cost, searches), encoding="utf-8")
 
 
@@ -116,14 +115,20 @@ def candidates_of(task: Task) -> Sequence[str]:
     return task.known if isinstance(task, Classification) else ()
 
 
-def write_corpus(path: Path, job: Job, vectors: Tensor) -> None:
+def has_corpus(job: Job) -> bool:
+    """Whether the test ranked or voted with texts that a search can find."""
+    return job.measured_after.vectors is not None and len(candidates_of(job.task)) > 0
+
+
+def write_corpus(path: Path, job: Job) -> None:
     """The candidates with their vectors in half precision, for `counterpoint search`; of arrays also the rows they are in."""
-    half = vectors.numpy().astype(np.float16)
+    assert job.measured_after.vectors is not None
+    half = job.measured_after.vectors.numpy().astype(np.float16)
     keys = candidates_of(job.task)
     table = pl.DataFrame({"text": [job.items.show(key) for key in keys], "vector": half.astype(np.float32)})
     if isinstance(job.items, Arrays):
         table = table.with_columns(pl.Series("rows", job.items.rows_of(keys)))
-    table.with_columns(pl.col("vector").cast(pl.Array(pl.Float32, vectors.shape[1]))).write_parquet(path)
+    table.with_columns(pl.col("vector").cast(pl.Array(pl.Float32, half.shape[1]))).write_parquet(path)
 
 
 def next_commands(job: Job | CrossJob) -> list[str]:
@@ -132,7 +137,7 @@ def next_commands(job: Job | CrossJob) -> list[str]:
         code = f"from sentence_transformers import CrossEncoder as C; C('{job.out / 'model'}').predict([('a query', 'a text')])"
         filtered = f"--out mined.parquet --filter {shlex.quote(str(job.out))}"
         return [f"counterpoint mine {shlex.quote(job.plan.model)} DATA {filtered}", f'python -c "{code}"']
-    out, corpus = job.out, job.measured_after.vectors is not None
+    out, corpus = job.out, has_corpus(job)
     if isinstance(job.items, Arrays):
         lines = [f"counterpoint search {out} {job.items.rows_of(candidates_of(job.task)[:1])[0]}"] if corpus else []
         shape = (2, *job.items.shape)
