@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest, ttest_1samp
+from scipy.stats import t as student
 
-from counterpoint.evaluation.intervals import Interval, of_mean, of_statistic
+from counterpoint.evaluation.intervals import Interval, of_difference, of_mean, of_statistic
 from counterpoint.evaluation.tasks import Measured
 from counterpoint.evaluation.verdict import correlation, decide, judge
 
@@ -56,9 +58,55 @@ def test_few_units_get_an_interval_that_covers_too() -> None:
     assert hits >= 0.9 * 400
 
 
-def test_rows_that_do_not_differ_have_no_width() -> None:
-    assert of_mean(np.zeros(9), np.arange(9)) == Interval(0, 0, 0)
-    assert of_mean(np.zeros(40), np.arange(40)) == Interval(0, 0, 0)
+def test_rows_that_do_not_differ_leave_room_for_others_that_would() -> None:
+    few, many = (of_difference(np.zeros(n), np.arange(n)) for n in (9, 2000))
+    assert few.low < -0.1 < 0.1 < few.high
+    assert -0.002 < many.low < 0 < many.high < 0.002
+    assert of_difference(np.zeros(40), np.arange(20).repeat(2)) == Interval(0, 0, 0), "groups have but their spread"
+
+
+def test_shares_have_wilsons_interval() -> None:
+    found = of_mean(np.array([1.0] * 9 + [0.0]), np.arange(10))
+    theirs = binomtest(9, 10).proportion_ci(method="wilson")
+    assert found == pytest.approx((0.9, theirs.low, theirs.high))
+    assert of_mean(np.ones(10), np.arange(10)).low < 0.75, "ten of ten are not certainty"
+
+
+def test_a_difference_of_shares_is_no_share() -> None:
+    """Three gained and none lost: McNemar's p is 0.25."""
+    gained = np.array([1.0] * 3 + [0.0] * 17)
+    assert of_difference(gained, np.arange(20)).low < 0 < of_mean(gained, np.arange(20)).low
+    assert of_difference(-gained, np.arange(20)).high == pytest.approx(-of_difference(gained, np.arange(20)).low)
+    n, p, q = 22, 4 / 22, 1 / 22
+    reach = 1.959964 * np.sqrt((p + q - (p - q) ** 2) / n)
+    assert of_difference(gained, np.arange(20)) == pytest.approx((0.15, p - q - reach, p - q + reach), abs=1e-6)
+
+
+def test_a_few_numbers_have_students_t() -> None:
+    values = np.random.default_rng(6).normal(size=12)
+    theirs = ttest_1samp(values, 0).confidence_interval(0.95)
+    for interval in (of_mean, of_difference):
+        assert interval(values, np.arange(12)) == pytest.approx((values.mean(), theirs.low, theirs.high))
+
+
+def test_groups_of_unequal_size_have_the_error_of_a_jackknife() -> None:
+    rng = np.random.default_rng(7)
+    unit = np.repeat(np.arange(60), rng.integers(1, 9, 60))
+    values = rng.normal(size=len(unit))
+    without = np.array([values[unit != u].mean() for u in range(60)])
+    reach = student.ppf(0.975, 59) * np.sqrt(59 / 60 * np.square(without - values.mean()).sum())
+    found = of_mean(values, unit)
+    assert (found.low, found.high) == pytest.approx((values.mean() - reach, values.mean() + reach), rel=1e-9)
+
+
+def test_a_bounded_statistic_of_few_is_not_symmetric() -> None:
+    rng = np.random.default_rng(8)
+    x = rng.normal(size=25)
+    pairs = np.stack([x, x + 0.3 * rng.normal(size=25)], 1)
+    found = of_statistic(lambda at: correlation(pairs[at]), np.arange(25))
+    assert found.high - found.value < found.value - found.low
+    change = of_statistic(lambda at: correlation(pairs[at]), np.arange(25), difference=True)
+    assert change.low != found.low, "percentiles for a difference"
 
 
 def test_one_unit_cannot_be_resampled() -> None:
@@ -70,7 +118,7 @@ def test_one_unit_cannot_be_resampled() -> None:
 
 def test_a_test_of_one_group_resamples_rows_and_says_so() -> None:
     one = Measured({"mrr@10": np.linspace(0, 1, 50)}, np.zeros(50), 50)
-    assert "50 rows resampled" in judge(one, one, metric="mrr@10", unit="groups")["sentence"]
+    assert "over 50 rows" in judge(one, one, metric="mrr@10", unit="groups")["sentence"]
 
 
 @pytest.mark.parametrize(
@@ -92,7 +140,7 @@ def test_a_small_but_steady_gain_is_seen_because_rows_are_paired() -> None:
     result = judge(measured(old), measured(old + rng.normal(0.01, 0.01, 300)), metric="mrr@10", unit="queries")
     assert result["verdict"] == "better"
     assert result["before"]["mrr@10"]["high"] > result["after"]["mrr@10"]["low"], "unpaired intervals overlap"
-    assert "300 queries resampled" in result["sentence"]
+    assert "over 300 queries" in result["sentence"]
 
 
 def test_few_units_are_said_to_be_few() -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from counterpoint.evaluation import faults, mends
-from counterpoint.evaluation.intervals import Interval, of_mean
+from counterpoint.evaluation.intervals import Interval, of_difference, of_mean
 from counterpoint.evaluation.space import ASKED, Look, Space, look, served
 
 Level = Literal["severe", "mild", "none"]
@@ -216,7 +216,7 @@ def diagnose(
     for fault in found:
         changed, after[fault.code] = _without(fault, few, found, seed)
         if known and changed is not None:
-            effects[fault.code] = of_mean(changed - base, units, seed=seed)
+            effects[fault.code] = of_difference(changed - base, units, seed=seed)
         tick(1)
     findings = [
         Finding(f, f.level(values[f.code]), values[f.code], effects.get(f.code), _follows(f, found, after))

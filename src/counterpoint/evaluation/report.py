@@ -209,7 +209,7 @@ def _proof(story: Story) -> list[Section]:
         return []
     pictures = [drawn(figures.draw_metrics(metrics)), drawn(figures.draw_difference(metrics))]
     asked = f"Asked: {_asked(metrics)}. A 95 % interval holds the values that other questions of this kind might give"
-    asked += f" ({metrics['resampled']} were resampled)." if metrics.get("resampled") else "."
+    asked += f" ({metrics['resampled']} are independent)." if metrics.get("resampled") else "."
     meanings: dict[str, list[str]] = {}
     for metric in order:
         meanings.setdefault(MEANINGS.get(metric.partition("@")[0], ""), []).append(metric_name(metric))

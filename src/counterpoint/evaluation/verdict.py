@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from scipy.stats import pearsonr, spearmanr
 
-from counterpoint.evaluation.intervals import FEW, Interval, of_mean, of_statistic
+from counterpoint.evaluation.intervals import Interval, of_difference, of_mean, of_statistic
 from counterpoint.evaluation.tasks import Measured
 
+DOUBTFUL = 10  # units below which a person is warned
 BETTER, SAME, WORSE = "better", "no difference shown", "worse, keep what you had"
 NAMES = {"mrr@10": "MRR@10", "recall@1": "recall@1", "recall@10": "recall@10", "ndcg@10": "nDCG@10"} | {
     "spearman": "Spearman correlation",
@@ -68,9 +69,9 @@ def difference(before: Measured, after: Measured, *, seed: int = 0) -> dict[str,
 
 def _change(old: np.ndarray, new: np.ndarray, metric: str, unit: np.ndarray, *, seed: int) -> Interval:
     if old.ndim == 1:
-        return of_mean(new - old, unit, seed=seed)
+        return of_difference(new - old, unit, seed=seed)
     statistic = _of_two(metric)
-    return of_statistic(lambda at: statistic(new[at]) - statistic(old[at]), unit, seed=seed)
+    return of_statistic(lambda at: statistic(new[at]) - statistic(old[at]), unit, seed=seed, difference=True)
 
 
 def _interval(values: np.ndarray, metric: str, unit: np.ndarray, seed: int) -> Interval:
@@ -102,7 +103,7 @@ def judge(
         before: answers of the model you had.
         after: answers of the trained one, to the same questions.
         metric: the one that decides.
-        unit: what was resampled, in words.
+        unit: what is not dependent on each other, in words.
         beside: name -> answers of other systems, such as BM25.
         seed: decides the resamples.
     """
@@ -116,9 +117,9 @@ def judge(
     old, new = (value_of(m.values[metric], metric) for m in (before, after))
     sentence = (
         f"{NAMES.get(metric, metric)} {_moved(change.value)} from {old:.3f} to {new:.3f}: {change.value:+.3f} "
-        f"(95 % interval {change.low:+.3f} to {change.high:+.3f}, {units} {unit} {'resampled' if units >= FEW else 'compared'})"
+        f"(95 % interval {change.low:+.3f} to {change.high:+.3f} over {units} {unit})"
     )
-    if units < FEW:
+    if units < DOUBTFUL:
         sentence += f"; {units} {unit} are few"
     if verdict == WORSE:
         sentence += "; keep the model you had"
