@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from counterpoint.errors import Refusal
+    from counterpoint.evaluation.mteb_adapter import as_mteb
     from counterpoint.verbs.check import check
     from counterpoint.verbs.demo import demo
     from counterpoint.verbs.diagnose import diagnose
@@ -22,10 +23,11 @@ if TYPE_CHECKING:
     from counterpoint.verbs.stages import stages
 
 __version__ = "0.1.0"
-__all__ = ["Refusal", "check", "demo", "diagnose", "evaluate", "fit", "load", "mine", "search", "stages"]
+__all__ = ["Refusal", "as_mteb", "check", "demo", "diagnose", "evaluate", "fit", "load", "mine", "search", "stages"]
 
 _HOMES = {
     "Refusal": "counterpoint.errors",
+    "as_mteb": "counterpoint.evaluation.mteb_adapter",
     "check": "counterpoint.verbs.check",
     "demo": "counterpoint.verbs.demo",
     "diagnose": "counterpoint.verbs.diagnose",

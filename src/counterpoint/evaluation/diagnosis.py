@@ -216,7 +216,7 @@ def diagnose(
     for fault in found:
         changed, after[fault.code] = _without(fault, few, found, seed)
         if known and changed is not None:
-            effects[fault.code] = of_difference(changed - base, units, seed=seed)
+            effects[fault.code] = of_difference(changed - base, units)
         tick(1)
     findings = [
         Finding(f, f.level(values[f.code]), values[f.code], effects.get(f.code), _follows(f, found, after))

@@ -58,21 +58,27 @@ def of_mean(values: np.ndarray, unit: np.ndarray, *, seed: int = 0) -> Interval:
     sums, sizes = _by_unit(values, unit)
     if (sizes == 1).all() and np.isin(values, (0, 1)).all():
         return _share(int(values.sum()), len(values))
-    return _of_sums(sums, sizes, seed)
+    if len(sums) < FEW or (sizes != sizes[0]).any():
+        return _student(sums, sizes)
+
+    def mean(total: Any, axis: int = -1) -> Any:
+        return total.mean(axis)
+
+    return _bootstrap((sums / sizes,), mean, float(values.mean()), seed, vectorized=True, corrected=True)
 
 
-def of_difference(values: np.ndarray, unit: np.ndarray, *, seed: int = 0) -> Interval:
+def of_difference(values: np.ndarray, unit: np.ndarray) -> Interval:
     """The mean of paired differences, one a row, and its 95 % interval.
 
-    As `of_mean`; but where every row is a unit of its own and every difference -1, 0 or 1 (right or wrong, before and
-    after), the adjusted interval of Bonett and Price: it has a width also where no row differs.
+    Student's t with the error of a jackknife over units; where every row is a unit of its own and every difference -1, 0
+    or 1 (right or wrong, before and after), the adjusted interval of Bonett and Price: it has a width also where no row
+    differs.
 
         d +- z sqrt( (p + q - d^2) / (n + 2) ),    p = (gained + 1) / (n + 2),  q = (lost + 1) / (n + 2),  d = p - q
 
     Args:
         values: [n], new less old.
         unit: [n], which unit a row belongs to; at least two units.
-        seed: decides the resamples.
 
     Raises:
         ValueError: for fewer than two units.
@@ -90,7 +96,7 @@ def of_difference(values: np.ndarray, unit: np.ndarray, *, seed: int = 0) -> Int
         gained, lost = ((values == sign).sum() / n + 1 / n for sign in (1, -1))
         middle, reach = gained - lost, Z * math.sqrt((gained + lost - (gained - lost) ** 2) / n)
         return Interval(float(values.mean()), float(middle - reach), float(middle + reach))
-    return _of_sums(sums, sizes, seed)
+    return _student(sums, sizes)
 
 
 def of_statistic(
@@ -142,22 +148,15 @@ def _share(right: int, n: int) -> Interval:
     return Interval(share, middle - reach, middle + reach)
 
 
-def _of_sums(sums: np.ndarray, sizes: np.ndarray, seed: int) -> Interval:
-    """A ratio of sums over units.
+def _student(sums: np.ndarray, sizes: np.ndarray) -> Interval:
+    """A ratio of sums over k units, by t with the jackknife's error.
 
-    Of few or unequal ones: t with the jackknife's error, (1 - 1/k) sum_u ( residual_u / (size of all but u) )^2, k units.
+    error^2 = (1 - 1/k) sum_u ( (sum_u - value size_u) / (size of all but u) )^2
     """
-    value = float(sums.sum() / sizes.sum())
-    if len(sums) < FEW or (sizes != sizes[0]).any():
-        residual = sums - value * sizes
-        error = np.sqrt((1 - 1 / len(sums)) * np.square(residual / (sizes.sum() - sizes)).sum())
-        reach = float(student.ppf((1 + LEVEL) / 2, len(sums) - 1) * error)
-        return Interval(value, value - reach, value + reach)
-
-    def mean(total: Any, axis: int = -1) -> Any:
-        return total.mean(axis)
-
-    return _bootstrap((sums / sizes,), mean, value, seed, vectorized=True, corrected=True)
+    value, k = float(sums.sum() / sizes.sum()), len(sums)
+    error = np.sqrt((1 - 1 / k) * np.square((sums - value * sizes) / (sizes.sum() - sizes)).sum())
+    reach = float(student.ppf((1 + LEVEL) / 2, k - 1) * error)
+    return Interval(value, value - reach, value + reach)
 
 
 def _bootstrap(

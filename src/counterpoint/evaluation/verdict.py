@@ -69,7 +69,7 @@ def difference(before: Measured, after: Measured, *, seed: int = 0) -> dict[str,
 
 def _change(old: np.ndarray, new: np.ndarray, metric: str, unit: np.ndarray, *, seed: int) -> Interval:
     if old.ndim == 1:
-        return of_difference(new - old, unit, seed=seed)
+        return of_difference(new - old, unit)
     statistic = _of_two(metric)
     return of_statistic(lambda at: statistic(new[at]) - statistic(old[at]), unit, seed=seed, difference=True)
 
