@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from counterpoint.evaluation.intervals import Interval, of_mean, of_statistic
+from counterpoint.evaluation.statistics import correlation
 from counterpoint.evaluation.tasks import Measured
-from counterpoint.evaluation.verdict import correlation, decide, judge
+from counterpoint.evaluation.verdict import decide, judge
 
 
 def test_the_interval_of_a_mean_is_near_the_normal_one() -> None:

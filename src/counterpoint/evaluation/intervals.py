@@ -65,13 +65,17 @@ def of_mean(values: np.ndarray, unit: np.ndarray, *, seed: int = 0) -> Interval:
     return _bootstrap((sums, sizes), ratio, value, seed, means=True)
 
 
-def of_statistic(statistic: Callable[[np.ndarray], float], unit: np.ndarray, *, seed: int = 0) -> Interval:
+def of_statistic(
+    statistic: Callable[[np.ndarray], float], unit: np.ndarray, *, seed: int = 0, centred: bool = False
+) -> Interval:
     """Any statistic of a set of rows and its percentile bootstrap interval, resampling units.
 
     Args:
         statistic: row numbers (with repeats) -> number.
         unit: [n], which unit a row belongs to; at least two units.
         seed: decides the resamples.
+        centred: move the interval by the mean of the resamples less the value. For statistics of how rows agree with each
+            other, where a row drawn twice agrees with itself and every resample is too high.
 
     Raises:
         ValueError: for fewer than two units.
@@ -86,15 +90,17 @@ def of_statistic(statistic: Callable[[np.ndarray], float], unit: np.ndarray, *, 
         return statistic(np.concatenate([rows[int(u)] for u in picked]))
 
     value = float(statistic(np.arange(len(unit))))
-    return _bootstrap((np.arange(len(rows)),), on_units, value, seed, means=False)
+    return _bootstrap((np.arange(len(rows)),), on_units, value, seed, means=False, centred=centred)
 
 
-def _bootstrap(data: tuple[np.ndarray, ...], statistic: Callable, value: float, seed: int, *, means: bool) -> Interval:
+def _bootstrap(
+    data: tuple[np.ndarray, ...], statistic: Callable, value: float, seed: int, *, means: bool, centred: bool = False
+) -> Interval:
     """By scipy; where BCa is not defined (its jackknife has no spread), the percentile interval."""
     for method in ("BCa", "percentile") if means else ("percentile",):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is degenerate is told by NaN
-            found = bootstrap(
+            result = bootstrap(
                 data,
                 statistic,
                 paired=True,
@@ -104,7 +110,9 @@ def _bootstrap(data: tuple[np.ndarray, ...], statistic: Callable, value: float, 
                 confidence_level=LEVEL,
                 method=method,
                 rng=np.random.default_rng(seed),
-            ).confidence_interval
+            )
+        found = result.confidence_interval
         if not np.isnan(found).any():
             break
-    return Interval(value, float(found.low), float(found.high))
+    excess = float(np.mean(result.bootstrap_distribution)) - value if centred else 0.0
+    return Interval(value, float(found.low) - excess, float(found.high) - excess)
