@@ -33,7 +33,7 @@ MEASURES: dict[type, tuple[str, ...]] = {
 }
 HEADLINES = (
     "ndcg@10", "mrr@10", "recall@10", "map", "spearman", "pearson", "accuracy", "probe", "1-shot linear", "5-shot linear",
-    "20-shot linear", "20-shot nearest", "v_measure", "ari", "r2", "ap", "auroc", "f1@best",
+    "20-shot linear", "20-shot mean", "20-shot nearest", "v_measure", "ari", "r2", "ap", "auroc", "f1@best",
 )  # fmt: skip
 
 
