@@ -31,6 +31,7 @@ from counterpoint.verbs.spaces import RAW
 RANDOM = "random"  # in place of a model: the first model's architecture with weights that nothing was learned by
 NUMBERS, PCA, FRESH = "numbers", "PCA", "random weights"
 PAIR = "pair"  # the role of both texts together, in lengths
+CHUNK = 1024  # items between two movements of the bar
 
 
 @dataclass(frozen=True)
@@ -100,12 +101,13 @@ def remembering(embed: Embed, tick: Callable[[int], None] = lambda _: None) -> E
 
     def of(keys: Sequence[str], role: Any) -> Tensor:
         at = place.setdefault(role, {})
-        fresh = [key for key in dict.fromkeys(keys) if key not in at]
-        if fresh:
-            at.update(zip(fresh, range(len(at), len(at) + len(fresh)), strict=True))
-            vectors = embed(fresh, role)
+        fresh = sorted((key for key in dict.fromkeys(keys) if key not in at), key=len)
+        at.update(zip(fresh, range(len(at), len(at) + len(fresh)), strict=True))
+        tick(len(keys) - len(fresh))
+        for start in range(0, len(fresh), CHUNK):
+            vectors = embed(fresh[start : start + CHUNK], role)
             known[role] = torch.cat([known[role], vectors]) if role in known else vectors
-        tick(len(keys))
+            tick(len(vectors))
         return known[role][torch.tensor([at[key] for key in keys], dtype=torch.int64)]
 
     return of
