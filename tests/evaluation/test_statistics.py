@@ -56,6 +56,14 @@ def test_a_hand_sized_ranking() -> None:
     assert value["f1@best"] == pytest.approx(0.8)
 
 
+def test_a_cut_off_lets_some_pass_and_some_not() -> None:
+    """Letting all four pass would be right three times; no cut-off between two scores is, and MTEB looks at no other."""
+    rows = np.array([[0.9, 0], [0.3, 1], [0.2, 1], [0.1, 1]])
+    assert STATISTICS["accuracy@best"](rows)(np.arange(4)) == 0.5
+    assert STATISTICS["f1@best"](rows)(np.arange(4)) == pytest.approx(2 / 3)
+    assert STATISTICS["f1@best"](rows)(np.array([1, 1, 2])) == pytest.approx(0.8), "one of the rows drawn does not pass"
+
+
 def test_without_one_of_both_kinds_nothing_is_said() -> None:
     rows = np.array([[0.9, 1], [0.8, 0]])
     assert STATISTICS["auroc"](rows)(np.array([0, 0])) == 0.5

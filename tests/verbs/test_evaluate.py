@@ -237,13 +237,14 @@ def test_a_cross_encoder_is_asked_what_it_can_answer(tiny: Path, tmp_path: Path)
 
 
 def test_random_weights_stand_beside_a_model_of_texts(tiny: Path) -> None:
-    found = evaluate(tiny, judged_rows(), against=["random"])
-    again = evaluate(tiny, judged_rows(), against=["random"])
+    found = evaluate(tiny, judged_rows(), against=["random"], seed=3)  # the tiny model is what seed 0 draws
+    again = evaluate(tiny, judged_rows(), against=["random"], seed=3)
     values = found["pair classification"].results
     assert values["random"] != values[str(tiny)]
     assert values["random"] == again["pair classification"].results["random"]
     assert found.shifts == {}
     encoder, before = load(str(tiny)), load(str(tiny)).state_dict()
+    torch.manual_seed(3)
     forget(encoder)
     after = encoder.state_dict()
     matrices = [name for name, weight in before.items() if weight.ndim > 1]

@@ -74,7 +74,6 @@ def test_only_judged_test_pairs_are_asked() -> None:
     task = found.asked[-1].task
     assert names(found) == ["retrieval", "pair classification"]
     assert set(task.left) == {row["q"] for row in rows if row["split"] == "test"}
-    assert found.known is not None
 
 
 def test_a_group_holds_pairs_of_both_judgements() -> None:
@@ -166,3 +165,10 @@ def test_one_connected_group_of_everything_is_resampled_by_anchor() -> None:
     data = {"query": [t for t in TEXT for _ in range(2)], "doc": [x for d in DOC for x in (d, "d0 everywhere")]}
     task = asked(data).asked[0].task
     assert len(np.unique(task.unit)) == len(task.queries)
+
+
+def test_what_components_are_taken_from_was_not_asked() -> None:
+    found = asked({"x": ARRAY, "y": LABEL, "split": SPLIT})
+    assert found.known is not None
+    assert not set(found.known.anchors) & set(found.asked[0].task.asked)
+    assert asked({"text": TEXT, "label": LABEL}).known is None

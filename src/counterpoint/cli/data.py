@@ -181,13 +181,10 @@ def evaluate(
 ) -> None:
     """Measure a model on data, beside others on the same questions; every number has its 95 % interval.
 
-    The roles of the data decide what is asked:
-
-      pairs               retrieval; with judged negatives also reranking and pair classification
-      pairs and a value   similarity
-      labels              the nearest vote, a linear probe, few labels, clusters; anomaly where train has one label
-      values of items     regression
-      items alone         the first half of a text finds its second; arrays find themselves
+    The roles of the data decide what is asked. Pairs: retrieval, and where some were judged not to belong together also
+    reranking and pair classification; pairs with a value: similarity. Labels: the nearest and a linear probe, few labels,
+    clusters; anomaly where train has one label. Values of single items: regression. Texts alone: the first half finds
+    the second; arrays alone: one of which most numbers are replaced finds itself.
 
     Beside the model: BM25 and its fusion with the model for texts; for arrays the numbers, PCA and random weights. With
     --against, pairs also tell what becomes of the other model's cut-offs.

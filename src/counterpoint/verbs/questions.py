@@ -66,7 +66,7 @@ class Questions:
         asked: the tasks.
         items: what their keys stand for.
         samples: the rows that they come from; None of a folder with judgements.
-        known: the train rows, where there is a split, else all rows; None of a folder with judgements.
+        known: of arrays the train rows, where there is a split, else all rows; None of texts.
         findings: what is wrong with the data.
         notes: lines for a person.
     """
@@ -128,7 +128,8 @@ def questions(data: object, run: Run, *, anomaly: str | None = None) -> Question
     kept = tuple(_measured_fully(question) for question in asked if question.task.sizes()[0] > 1)
     if not kept:
         raise Refusal("at least two questions", "fewer", where=samples.source)
-    return Questions(kept, items, samples, Rows.of(known, samples.items), findings)
+    rows = Rows.of(known, samples.items) if isinstance(items, Arrays) else None
+    return Questions(kept, items, samples, rows, findings)
 
 
 def _of_folder(folder: str, run: Run, anomaly: str | None) -> Questions:
