@@ -8,8 +8,9 @@ from scipy.stats import binomtest, bootstrap, ttest_1samp
 from scipy.stats import t as student
 
 from counterpoint.evaluation.intervals import Interval, of_difference, of_mean, of_statistic
+from counterpoint.evaluation.statistics import correlation
 from counterpoint.evaluation.tasks import Measured
-from counterpoint.evaluation.verdict import correlation, decide, judge
+from counterpoint.evaluation.verdict import decide, judge
 
 
 def test_the_interval_of_a_mean_is_near_the_normal_one() -> None:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterpoint.evaluation.rerank import Reranking, bm25_scores, reranking
+from counterpoint.evaluation.rerank import Reranking, among_given, bm25_scores, reranking
 from counterpoint.evaluation.tasks import Retrieval
 
 SCORES = {("q", "a"): 0.3, ("q", "b"): 0.9, ("q", "c"): 0.5, ("r", "a"): 2.0, ("r", "c"): 1.0}
@@ -79,3 +79,41 @@ def test_bm25_of_a_query_without_known_words_is_zero() -> None:
     found = bm25_scores(["read files", "zzz", ""], ["def readFile(x)", "close the socket"])
     assert found(0)[0] > found(0)[1] == 0
     assert found(1).tolist() == found(2).tolist() == [0, 0]
+
+
+def test_given_candidates_are_ranked_as_in_mteb() -> None:
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mteb._evaluators.retrieval_metrics import calculate_retrieval_scores
+
+    draw = np.random.default_rng(0)
+    queries, texts = [f"q{i}" for i in range(40)], [f"d{i}" for i in range(300)]
+    positives = [draw.choice(150, draw.integers(0, 4), replace=False).tolist() for _ in queries]
+    negatives = [(150 + draw.choice(150, draw.integers(0, 30), replace=False)).tolist() for _ in queries]
+    task = among_given(queries, positives, negatives, texts, unit=np.arange(40), seed=3)
+    kept = [q for q in range(40) if positives[q] and negatives[q]]
+    assert task.queries == [queries[q] for q in kept]
+    assert task.unit.tolist() == kept
+    assert 0 < len(kept) < 40
+    scores = {(q, c): float(draw.normal()) for q in range(40) for c in range(300)}
+    found = task.measure(
+        lambda a, b: torch.tensor([scores[queries.index(q), texts.index(c)] for q, c in zip(a, b, strict=True)])
+    )
+    run = {queries[q]: {texts[c]: scores[q, c] for c in [*positives[q], *negatives[q]]} for q in kept}
+    known = {queries[q]: {texts[c]: int(c in positives[q]) for c in [*positives[q], *negatives[q]]} for q in kept}
+    theirs = calculate_retrieval_scores(run, known, [10, 1000])
+    assert found.values["map"].mean() == pytest.approx(
+        theirs.map["MAP@1000"], abs=1e-5
+    )  # theirs is rounded to 5 digits
+    assert found.values["mrr@10"].mean() == pytest.approx(theirs.mrr["MRR@10"], abs=1e-6)
+    assert task.sizes() == (len(kept), max(len(x) for x in task.lists))
+
+
+def test_the_order_of_given_candidates_says_nothing() -> None:
+    lists = [
+        among_given(["q"], [[0]], [list(range(1, 9))], [""] * 9, unit=np.arange(1), seed=s).lists[0] for s in range(30)
+    ]
+    assert {sorted(own) == list(range(9)) for own in lists} == {True}
+    assert 1 < sum(own[0] == 0 for own in lists) + 2 < 14, "the positive is not always first"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from counterpoint.evaluation.tasks import DEPTH, Classification, Retrieval, Similarity, halves
+from counterpoint.evaluation.tasks import DEPTH, Classification, Measured, Retrieval, Similarity, halves
 
 VECTORS = {"q1": [1.0, 0.0], "q2": [0.0, 1.0], "q3": [0.6, 0.8], "a": [1.0, 0.0], "b": [0.8, 0.6], "c": [0.0, 1.0]}
 
@@ -71,3 +71,31 @@ def test_halves_of_long_texts_have_to_meet() -> None:
     assert task.queries == ["one two three four", "a b c d"]
     assert [task.candidates[p[0]] for p in task.positives] == ["five six seven eight", "e f g h i"]
     assert task.unit.tolist() == [0, 2]
+
+
+def test_fusion_adds_reciprocal_ranks() -> None:
+    """By hand: a is 1st and 3rd, b 2nd and 1st, c 3rd and found by one system only, d 2nd of the other."""
+    task = Retrieval(["q"], [[2]], ["a", "b", "c", "d"], np.arange(1))
+    first, second = (Measured({}, np.arange(1), 4, found=np.array([row])) for row in ([0, 1, 2, -1], [1, 3, 0, -1]))
+    found = task.fused(first, second)
+    score = {0: 1 / 61 + 1 / 63, 1: 1 / 62 + 1 / 61, 2: 1 / 63, 3: 1 / 62}
+    assert found.found[0, :5].tolist() == [*sorted(score, key=score.get, reverse=True), -1]
+    assert found.found[0, :4].tolist() == [1, 0, 3, 2]
+    assert found.values["mrr@10"].tolist() == [0.25]
+
+
+def test_fusion_of_one_system_is_that_system() -> None:
+    task = retrieval([[0], [0], [1, 0]])
+    alone = task.measure(embed)
+    both = task.fused(alone, alone)
+    assert (both.found[:, :3] == alone.found[:, :3]).all()
+    assert {name: values.tolist() for name, values in both.values.items()} == {
+        name: values.tolist() for name, values in alone.values.items()
+    }
+
+
+def test_equal_sums_keep_the_order_of_the_first_system() -> None:
+    task = Retrieval(["q"], [[0]], ["a", "b"], np.arange(1))
+    parts = [Measured({}, np.arange(1), 2, found=np.array([row])) for row in ([1, 0], [0, 1])]
+    assert task.fused(*parts).found[0, :2].tolist() == [1, 0]
+    assert task.fused(*parts[::-1]).found[0, :2].tolist() == [0, 1]

@@ -143,12 +143,19 @@ def mine(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(help="A folder, a run or a name.", show_default=False)],
+    model: Annotated[
+        str, typer.Argument(help="A folder, a run, a name; 'raw': arrays as they are.", show_default=False)
+    ],
     data: Annotated[
         Path,
-        typer.Argument(help="A csv, tsv, jsonl or parquet file, or a folder as BEIR has them.", show_default=False),
+        typer.Argument(
+            help="A csv, tsv, jsonl, parquet, npz or npy file, or a folder as BEIR has them.", show_default=False
+        ),
     ],
-    against: Annotated[list[str] | None, typer.Option(metavar="MODEL", help="Another model, on the same.")] = None,
+    against: Annotated[
+        list[str] | None, typer.Option(metavar="MODEL", help="Another model; 'random': the same without training.")
+    ] = None,
+    anomaly: Annotated[str | None, typer.Option(metavar="LABEL", help="The label of what is not normal.")] = None,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="A new .json for the numbers.")] = None,
     corpus: Annotated[str | None, typer.Option(metavar="FILE", help="More texts to rank against.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(metavar="ROLE=TEXT", help="Put before texts.")] = None,
@@ -174,8 +181,13 @@ def evaluate(
 ) -> None:
     """Measure a model on data, beside others on the same questions; every number has its 95 % interval.
 
-    Pairs are ranked (BM25 beside them), pairs with a value are compared with it, labels are read from neighbours and by a
-    linear probe.
+    The roles of the data decide what is asked. Pairs: retrieval, and where some were judged not to belong together also
+    reranking and pair classification; pairs with a value: similarity. Labels: the nearest and a linear probe, few labels,
+    clusters; anomaly where train has one label. Values of single items: regression. Texts alone: the first half finds
+    the second; arrays alone: one of which most numbers are replaced finds itself.
+
+    Beside the model: BM25 and its fusion with the model for texts; for arrays the numbers, PCA and random weights. With
+    --against, pairs also tell what becomes of the other model's cut-offs.
 
     Examples:
 
@@ -184,6 +196,8 @@ def evaluate(
       counterpoint evaluate runs/clicks-pairs-1 clicks.csv --against all-MiniLM-L6-v2 --out scores.json
 
       counterpoint evaluate all-MiniLM-L6-v2 beir/scifact
+
+      counterpoint evaluate raw sensors.npz --anomaly broken
     """
     given = dict(locals())
     settings = {name: given[name] for name in ("corpus", "precision", "device", "seed", "match", "delimiter")}
@@ -192,4 +206,4 @@ def evaluate(
     Run(**settings)  # a bad setting is refused before torch is loaded
     from counterpoint.verbs.evaluate import evaluate as run_evaluate
 
-    run_evaluate(model, data, against=tuple(against or ()), out=out, **settings)
+    run_evaluate(model, data, against=tuple(against or ()), anomaly=anomaly, out=out, **settings)

@@ -17,7 +17,7 @@ NO = ("0", "0.0", "false")
 
 def read_matches(samples: Samples, match: str | None = None) -> Samples:
     """Pairs with a label into positives and negatives: rows whose label is `match` keep their positive; the text of
-    every other row becomes a given negative of its anchor.
+    every other row becomes a given negative of its anchor, or, where that has no positive, stands apart.
 
     Without `match`, labels that are all 0 or 1 (or true and false) are understood.
 
@@ -56,6 +56,7 @@ def read_matches(samples: Samples, match: str | None = None) -> Samples:
         raise Refusal(f"rows with the label '{match or 1}'", f"labels {listed(found)}", where=where, remedy=remedy)
     frame = samples.frame.with_columns(yes=yes)
     judged = frame.filter(~pl.col("yes")).group_by("anchor").agg(judged=pl.col("positive").explode().unique().sort())
+    alone = frame.filter(~pl.col("yes")).join(frame.filter("yes"), on="anchor", how="anti", maintain_order="left")
     frame = frame.filter("yes").join(judged, on="anchor", how="left", maintain_order="left").drop("label", "yes")
     given = pl.col("negative") if samples.has("negative") else pl.lit([], dtype=pl.List(pl.String))
     both = pl.concat_list(given.fill_null([]), pl.col("judged").fill_null([]))
@@ -63,4 +64,5 @@ def read_matches(samples: Samples, match: str | None = None) -> Samples:
     if frame["judged"].null_count() < len(frame):  # else every row that does not match has an anchor of its own
         columns |= {"negative": samples.columns.get("negative", column)}
         frame = frame.with_columns(negative=both)
-    return replace(samples, frame=frame.drop("judged"), columns=columns)
+    apart = alone.drop("label", "yes").filter(pl.col("anchor") != "") if len(alone) else None
+    return replace(samples, frame=frame.drop("judged"), columns=columns, apart=apart)

@@ -62,6 +62,8 @@ class Samples:
         unused: columns that have no role.
         source: the name of the data, for messages and folders.
         items: what the keys stand for.
+        apart: pairs that were judged not to belong together and whose anchor has no positive; no row of `frame`, since there
+            is nothing to train on, but a score can be asked of them. None: there are none.
     """
 
     frame: pl.DataFrame
@@ -69,6 +71,7 @@ class Samples:
     unused: tuple[str, ...]
     source: str
     items: Items = TEXTS
+    apart: pl.DataFrame | None = None
 
     def __len__(self) -> int:
         return len(self.frame)

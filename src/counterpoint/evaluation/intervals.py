@@ -100,7 +100,12 @@ def of_difference(values: np.ndarray, unit: np.ndarray) -> Interval:
 
 
 def of_statistic(
-    statistic: Callable[[np.ndarray], float], unit: np.ndarray, *, seed: int = 0, difference: bool = False
+    statistic: Callable[[np.ndarray], float],
+    unit: np.ndarray,
+    *,
+    seed: int = 0,
+    difference: bool = False,
+    centred: bool = False,
 ) -> Interval:
     """Any statistic of a set of rows and its 95 % bootstrap interval, resampling units.
 
@@ -112,6 +117,8 @@ def of_statistic(
         unit: [n], which unit a row belongs to; at least two units.
         seed: decides the resamples.
         difference: it compares two systems on the same rows.
+        centred: move the interval by the mean of the resamples less the value. For statistics of how rows agree with each
+            other, where a row drawn twice agrees with itself and every resample is too high.
 
     Raises:
         ValueError: for fewer than two units.
@@ -127,8 +134,10 @@ def of_statistic(
         return statistic(order[picked] if single else np.concatenate([rows[int(u)] for u in picked]))
 
     value = float(statistic(np.arange(len(unit))))
-    corrected = not difference and len(rows) < MANY
-    return _bootstrap((np.arange(len(rows)),), on_units, value, seed, vectorized=False, corrected=corrected)
+    corrected = not (difference or centred) and len(rows) < MANY
+    return _bootstrap(
+        (np.arange(len(rows)),), on_units, value, seed, vectorized=False, corrected=corrected, centred=centred
+    )
 
 
 def _by_unit(values: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -167,12 +176,13 @@ def _bootstrap(
     *,
     vectorized: bool,
     corrected: bool,
+    centred: bool = False,
 ) -> Interval:
     """By scipy; where BCa is not defined (its jackknife has no spread), the percentile interval."""
     for method in ("BCa", "percentile") if corrected else ("percentile",):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what is degenerate is told by NaN
-            found = bootstrap(
+            result = bootstrap(
                 data,
                 statistic,
                 paired=True,
@@ -182,7 +192,9 @@ def _bootstrap(
                 confidence_level=LEVEL,
                 method=method,
                 rng=np.random.default_rng(seed),
-            ).confidence_interval
+            )
+        found = result.confidence_interval
         if not np.isnan(found).any():
             break
-    return Interval(value, float(found.low), float(found.high))
+    excess = float(np.mean(result.bootstrap_distribution)) - value if centred else 0.0
+    return Interval(value, float(found.low) - excess, float(found.high) - excess)

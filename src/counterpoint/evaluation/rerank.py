@@ -27,6 +27,7 @@ class Reranking:
         lists: for each query, the indices of the candidates to rank, in an order that says nothing: ties keep it.
         candidates: distinct texts.
         unit: for each query.
+        measures: as those of `Retrieval`; "map" is over the whole list.
     """
 
     queries: Sequence[str]
@@ -35,6 +36,7 @@ class Reranking:
     candidates: Sequence[str]
     unit: np.ndarray
     metric: str = "mrr@10"
+    measures: Sequence[str] = ("mrr@10", "recall@1", "recall@10", "ndcg@10")
 
     def sizes(self) -> tuple[int, int]:
         """Queries, and the candidates of the longest list."""
@@ -45,7 +47,7 @@ class Reranking:
         return sum(map(len, self.lists))
 
     def measure(self, score: Score) -> Measured:
-        """MRR@10, recall@1, recall@10 and nDCG@10 of each query, by the scores of pairs."""
+        """The measures of each query, by the scores of pairs."""
         left = [self.queries[q] for q, own in enumerate(self.lists) for _ in own]
         return self._ranked(score(left, [self.candidates[c] for own in self.lists for c in own]))
 
@@ -66,9 +68,39 @@ class Reranking:
         index = torch.full((len(self.queries), longest), -1, dtype=torch.int64)
         for q, (own, part) in enumerate(zip(self.lists, score.split([len(x) for x in self.lists]), strict=True)):
             index[q, : len(own)] = torch.tensor(own)[torch.argsort(part, descending=True, stable=True)]
-        task = Retrieval(self.queries, self.positives, self.candidates, self.unit)
+        task = Retrieval(self.queries, self.positives, self.candidates, self.unit, measures=self.measures)
         measured = task._score(Neighbours(index, torch.zeros(index.shape)), None)  # one home of the metrics
         return replace(measured, candidates=longest)
+
+
+def among_given(
+    queries: Sequence[str],
+    positives: Sequence[Sequence[int]],
+    negatives: Sequence[Sequence[int]],
+    candidates: Sequence[str],
+    *,
+    unit: np.ndarray,
+    seed: int = 0,
+) -> Reranking:
+    """A task whose lists hold a query's own positives and negatives and nothing else, in an order drawn by the seed.
+
+    Queries without a positive, or without a negative, have nothing to rank and are left out, as in MTEB.
+
+    >>> task = among_given(["a", "b"], [[0], [0]], [[1], []], ["x", "y"], unit=np.arange(2))
+    >>> task.queries, sorted(task.lists[0])
+    (['a'], [0, 1])
+    """
+    kept = [q for q, known in enumerate(positives) if known and negatives[q]]
+    lists = [np.random.default_rng([seed, q]).permutation([*positives[q], *negatives[q]]).tolist() for q in kept]
+    return Reranking(
+        [queries[q] for q in kept],
+        [positives[q] for q in kept],
+        lists,
+        candidates,
+        unit[kept],
+        metric="map",
+        measures=("map", "mrr@10"),
+    )
 
 
 def bm25_scores(queries: Sequence[str], candidates: Sequence[str]) -> Callable[[int], np.ndarray]:

@@ -17,6 +17,7 @@ from counterpoint.data.identity import content_ids
 from counterpoint.types import Embeddings, same_sample
 
 DEPTH = 100  # candidates looked at for each query
+FUSED = 60  # the constant of reciprocal rank fusion; Cormack et al.'s own
 _OTHER_NAMES = re.compile("^(mrr|recall|ndcg|map)")
 
 
@@ -33,13 +34,15 @@ class Measured:
     """The answers of one encoder to one task.
 
     Args:
-        values: metric -> [n] one number a row whose mean is the metric, or [n, 2] whose correlation is.
+        values: metric -> [n] one number a row whose mean is the metric, or [n, 2] and more of which `statistics` makes one.
         unit: [n] rows of one unit are not independent.
         candidates: how many candidates a query was ranked against, or training texts a class was read from.
         ranks: [n] rank of the first positive, 1-based; DEPTH + 1 when it is further down. Empty where nothing is ranked.
         top: [n] index of the best candidate, likewise.
         vectors: embeddings of the candidates: texts that are ranked, labelled texts, or partners of a pair, row by row.
         anchors: embeddings of the questions.
+        found: [n, k] indices of the candidates that were found, the best first; -1 where there are no more. None: not kept.
+        draws: metric -> its value in each of several draws, where `values` are their mean.
     """
 
     values: Mapping[str, np.ndarray]
@@ -49,6 +52,8 @@ class Measured:
     top: np.ndarray = field(default_factory=lambda: np.empty(0, dtype=np.int64))
     vectors: Tensor | None = None
     anchors: Tensor | None = None
+    found: np.ndarray | None = None
+    draws: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 @runtime_checkable
@@ -127,6 +132,21 @@ class Retrieval:
         index_ = torch.from_numpy(np.where(nothing, -1, place.astype(np.int64)))
         return self._score(Neighbours(index_, torch.from_numpy(np.asarray(score, dtype=np.float32))))
 
+    def fused(self, *parts: Measured) -> Measured:
+        """The rankings of several systems as one, by reciprocal rank fusion; equal sums keep the order of the first system.
+
+            score(d) = sum over systems of 1 / (60 + rank of d)    where the system found it, else 0
+
+        References:
+            Cormack, Clarke, Buettcher 2009, Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning Methods.
+        """
+        rankings = [part.found for part in parts if part.found is not None]
+        rows = [_fuse([ranking[q] for ranking in rankings]) for q in range(len(self.queries))]
+        index = torch.full((len(rows), DEPTH), -1, dtype=torch.int64)
+        for q, row in enumerate(rows):
+            index[q, : len(row)] = torch.tensor(row, dtype=torch.int64)
+        return self._score(Neighbours(index, torch.zeros(index.shape)))
+
     def _score(self, found: Neighbours, vectors: Tensor | None = None, anchors: Tensor | None = None) -> Measured:
         import ir_measures
         from ir_measures import Qrel, ScoredDoc
@@ -150,7 +170,25 @@ class Retrieval:
             seen, wanted = [c for c in row if c >= 0], set(known)
             ranks.append(next((at for at, c in enumerate(seen, start=1) if c in wanted), DEPTH + 1))
             top.append(seen[0] if seen else -1)
-        return Measured(values, self.unit, len(self.candidates), np.array(ranks), np.array(top), vectors, anchors)
+        places = (np.array(ranks), np.array(top))
+        return Measured(
+            values,
+            self.unit,
+            len(self.candidates),
+            *places,
+            vectors,
+            anchors,
+            found=found.index.numpy().astype(np.int32),
+        )
+
+
+def _fuse(rankings: Sequence[np.ndarray]) -> list[int]:
+    """The candidates of one query, the best first, at most `DEPTH`."""
+    score: dict[int, float] = {}
+    for ranking in rankings:
+        for rank, candidate in enumerate(ranking[ranking >= 0].tolist(), start=1):
+            score[candidate] = score.get(candidate, 0.0) + 1 / (FUSED + rank)
+    return sorted(score, key=lambda candidate: -score[candidate])[:DEPTH]
 
 
 def words(text: str) -> list[str]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from scipy.stats import pearsonr, spearmanr
 
 from counterpoint.evaluation.intervals import Interval, of_difference, of_mean, of_statistic
+from counterpoint.evaluation.statistics import SHARED, STATISTICS
 from counterpoint.evaluation.tasks import Measured
 
 DOUBTFUL = 10  # units below which a person is warned
@@ -23,38 +23,20 @@ NAMES = {"mrr@10": "MRR@10", "recall@1": "recall@1", "recall@10": "recall@10", "
     "pearson": "Pearson correlation",
     "recall@100": "recall@100",
     "map@100": "MAP@100",
+    "map": "MAP",
+    "r2": "R^2",
+    "ap": "average precision",
+    "auroc": "AUROC",
+    "accuracy@best": "accuracy at the best cut-off",
+    "f1@best": "F1 at the best cut-off",
+    "v_measure": "V-measure",
+    "ari": "adjusted Rand index",
 }
 
 
-def correlation(pairs: np.ndarray) -> float:
-    """Spearman's rank correlation of two columns; 0 where one of them is constant.
-
-    >>> correlation(np.array([[1, 10], [2, 20], [3, 30]]))
-    1.0
-    """
-    if len(pairs) < 2 or (np.ptp(pairs, axis=0) == 0).any():
-        return 0.0
-    return round(float(spearmanr(pairs[:, 0], pairs[:, 1]).statistic), 12)
-
-
-def linear_correlation(pairs: np.ndarray) -> float:
-    """Pearson's correlation of two columns; 0 where one of them is constant.
-
-    >>> round(linear_correlation(np.array([[1, 10], [2, 20], [3, 30]])), 12)
-    1.0
-    """
-    if len(pairs) < 2 or (np.ptp(pairs, axis=0) == 0).any():
-        return 0.0
-    return float(pearsonr(pairs[:, 0], pairs[:, 1]).statistic)
-
-
 def value_of(values: np.ndarray, metric: str) -> float:
-    """The metric of a set of rows: the mean, or the correlation of two columns."""
-    return float(values.mean()) if values.ndim == 1 else _of_two(metric)(values)
-
-
-def _of_two(metric: str) -> Callable[[np.ndarray], float]:
-    return linear_correlation if metric == "pearson" else correlation
+    """The metric of a set of rows: the mean, or the statistic of that name."""
+    return float(values.mean()) if values.ndim == 1 else STATISTICS[metric](values)(np.arange(len(values)))
 
 
 def summarise(measured: Measured, *, seed: int = 0) -> dict[str, dict[str, float]]:
@@ -70,15 +52,14 @@ def difference(before: Measured, after: Measured, *, seed: int = 0) -> dict[str,
 def _change(old: np.ndarray, new: np.ndarray, metric: str, unit: np.ndarray, *, seed: int) -> Interval:
     if old.ndim == 1:
         return of_difference(new - old, unit)
-    statistic = _of_two(metric)
-    return of_statistic(lambda at: statistic(new[at]) - statistic(old[at]), unit, seed=seed, difference=True)
+    before, after, shared = STATISTICS[metric](old), STATISTICS[metric](new), metric in SHARED
+    return of_statistic(lambda at: after(at) - before(at), unit, seed=seed, difference=True, centred=shared)
 
 
 def _interval(values: np.ndarray, metric: str, unit: np.ndarray, seed: int) -> Interval:
     if values.ndim == 1:
         return of_mean(values, unit, seed=seed)
-    statistic = _of_two(metric)
-    return of_statistic(lambda at: statistic(values[at]), unit, seed=seed)
+    return of_statistic(STATISTICS[metric](values), unit, seed=seed, centred=metric in SHARED)
 
 
 def decide(change: Interval) -> str:

@@ -2,41 +2,56 @@
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import polars as pl
 from rich.markup import escape
 from rich.table import Table
 
-from counterpoint.data.judged import is_judged, read_judged
-from counterpoint.data.lint import accept, clean
-from counterpoint.data.roles import Samples
-from counterpoint.data.splits import connected_groups, split
-from counterpoint.encoders.text import embed, load
 from counterpoint.errors import Refusal, closest
-from counterpoint.evaluation.tasks import Classification, Measured, Retrieval, Similarity, Task, halves
+from counterpoint.evaluation.rerank import Reranking
+from counterpoint.evaluation.tasks import Measured, Retrieval
 from counterpoint.evaluation.verdict import difference, summarise
-from counterpoint.training.machine import pick_device, pick_precision
+from counterpoint.verbs import table_file
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
-from counterpoint.verbs.prepare import inspect
+from counterpoint.verbs.questions import HEADLINES, Question, Questions, questions
 from counterpoint.verbs.settings import Run
-from counterpoint.verbs.tasks import classification, corpus_texts, distinct, retrieval, similarity
+from counterpoint.verbs.shifts import shift, show_shift
+from counterpoint.verbs.systems import FRESH, NUMBERS, PCA, RANDOM, ask, system_of, without_training
 
-RANKED = ("mrr@10", "ndcg@10", "recall@1", "recall@10", "recall@100", "map@100")
-MEASURES = {
-    Retrieval: RANKED,
-    Similarity: ("spearman", "pearson"),
-    Classification: ("accuracy", "accuracy@1", "probe"),
-}
-BM25 = "BM25"
+BM25, FUSION = "BM25", "BM25 + model"
+RESERVED = (BM25, FUSION, NUMBERS, PCA, FRESH)
 READ = ("roles", "delimiter", "match", "allow", "corpus", "prompts", "lengths", "precision", "device", "seed")
+SCHEMA = 2
+
+
+@dataclass(frozen=True)
+class Answered:
+    """What was found on one task.
+
+    Args:
+        task: its name, such as retrieval.
+        questions: how many were asked, and candidates: among how many each was answered; among: what they are.
+        metric: the one that says most.
+        resampled: how many independent groups of rows the intervals are over.
+        results: system -> metric -> value, low and high of its 95 % interval; the first system is the model.
+        differences: other system -> metric -> the model's value less the other's, paired, with its interval.
+        draws: system -> metric -> its value in each draw, of metrics that are the mean of several draws.
+    """
+
+    task: str
+    questions: int
+    candidates: int
+    among: str
+    metric: str
+    resampled: int
+    results: dict[str, dict[str, dict[str, float]]]
+    differences: dict[str, dict[str, dict[str, float]]]
+    draws: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -44,17 +59,20 @@ class Evaluation:
     """What was found.
 
     Args:
-        results: system -> metric -> value, low and high of its 95 % interval; the first system is the model.
-        differences: other system -> metric -> the model's value less the other's, paired, with its interval.
-        questions: how many were asked, and candidates: among how many each was answered.
-        task: retrieval, similarity or classification.
+        tasks: one for each that the data allow, the main one first.
+        shifts: other model -> what becomes of its cut-offs, see `verbs.shifts.shift`.
+
+    Indexing by the name of a task gives what was found on it.
     """
 
-    results: dict[str, dict[str, dict[str, float]]]
-    differences: dict[str, dict[str, dict[str, float]]]
-    questions: int
-    candidates: int
-    task: str
+    tasks: tuple[Answered, ...]
+    shifts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __getitem__(self, task: str) -> Answered:
+        found = next((one for one in self.tasks if one.task == task), None)
+        if found is None:
+            raise KeyError(f"{task}; asked were {', '.join(one.task for one in self.tasks)}")
+        return found
 
 
 def evaluate(
@@ -62,179 +80,156 @@ def evaluate(
     data: object,
     *,
     against: Sequence[str | Path] = (),
+    anomaly: str | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
     **settings: Any,
 ) -> Evaluation:
-    """Measure a model of texts on data, and other systems on the same questions.
+    """Measure a model on data, and other systems on the same questions.
 
-    Pairs are ranked among all positives of the data, and BM25 is measured beside; pairs with a value are compared with
-    it; labels are read from at most 5,000 train rows and asked of the test rows, split as `fit` does; of texts alone the
-    first half has to find the second. Where the data have a split column with test rows, those are asked, else all.
+    The roles decide what is asked, see `verbs.questions.questions`. Where the data have a split column with test rows, those
+    are asked; labels and values of single items are read from train rows, split as `fit` does; else all rows are asked. Beside
+    the model stand, for texts, BM25 and its rank fusion with the model; for a model of arrays the numbers themselves,
+    standardised, their principal components, and the model with random weights.
 
     Args:
-        model: whatever `--model` of `fit` takes.
+        model: whatever `--model` of `fit` takes; "raw" takes arrays as they are. A cross-encoder answers reranking and pair
+            classification.
         data: whatever `fit` takes; or a folder in the layout of BEIR (corpus.jsonl, queries.jsonl, qrels/test.tsv).
-        against: other models.
+        against: other models; "random" is the model with random weights. Of pairs, what becomes of their cut-offs is told.
+        anomaly: the label of what is not normal.
         out: a .json file that does not exist yet for the numbers; None writes nothing.
         quiet: print nothing.
         settings: fields of `Run` that say how data are read and texts encoded: roles, delimiter, match, allow, corpus,
-            prompts, lengths, precision, device, seed (of the split and of the resamples), trust_remote_code.
+            prompts, lengths, precision, device, seed (of the split, of what is drawn, and of the resamples), trust_remote_code.
 
     Returns:
         Every number with its 95 % interval over independent groups of rows: BCa bootstrap of means, Student's t below 10
-        groups, percentile bootstrap of correlations.
+        groups, percentile bootstrap of all others.
 
     Raises:
         Refusal: for input that cannot be used; nothing is written then.
 
     >>> rows = [{"query": f"number {i}", "doc": f"about number {i} and no other"} for i in range(30)]
-    >>> found = evaluate("sentence-transformers/all-MiniLM-L6-v2", rows, quiet=True)
-    >>> found.task, found.questions, sorted(found.results)
-    ('retrieval', 30, ['BM25', 'sentence-transformers/all-MiniLM-L6-v2'])
+    >>> found = evaluate("sentence-transformers/all-MiniLM-L6-v2", rows, quiet=True)["retrieval"]
+    >>> found.questions, list(found.results)
+    (30, ['sentence-transformers/all-MiniLM-L6-v2', 'BM25', 'BM25 + model'])
     """
     unknown = next((name for name in settings if name not in (*READ, "trust_remote_code")), None)
     if unknown is not None:
         raise Refusal("a setting of evaluate", f"'{unknown}'", remedy=closest(unknown, READ))
     names = [str(model), *(str(other) for other in against)]
-    if repeated := next((name for name in names if names.count(name) > 1 or name == BM25), None):
+    if repeated := next((name for name in names if names.count(name) > 1 or name in RESERVED), None):
         raise Refusal("different models to compare", f"'{repeated}' twice", where="--against")
     run = Run(model=names[0], **settings)
-    place = None if out is None else _place_of(Path(out))
+    place = None if out is None else table_file.place_of(out, endings=(".json",))
     screen = Screen(quiet=quiet)
     with screen.stage("reading and checking data"):
-        task, samples = _task_of(data, run, screen)
-    measured = {name: _measure(name, task, run, screen) for name in names}
-    if isinstance(task, Retrieval) and (samples is None or samples.has("positive")):
-        with screen.stage("measuring BM25"):
-            measured[BM25] = task.lexical()
-    found = _compared(measured, task, seed=run.seed)
+        asked = questions(data, run, anomaly=anomaly)
+    if asked.samples is not None:
+        show_data(asked.samples, screen)
+        show_findings(asked.findings, screen, run.allow)
+    for line in asked.notes:
+        screen.say(line)
+    measured = _measured(names, asked, run, screen)
+    found = _found(names, asked, measured, seed=run.seed)
     if place is not None:
-        _write(found, place)
+        table_file.write_json({"schema": SCHEMA, "model": names[0], **asdict(found)}, place)
     show(found, screen)
     return found
 
 
-def _task_of(data: object, run: Run, screen: Screen) -> tuple[Task, Samples | None]:
-    """The questions, and the rows that they come from where they are a table."""
-    if is_judged(data):
-        if run.corpus or run.roles:
-            raise Refusal("a table for --corpus and for roles", "a folder", where=str(data))
-        judged = read_judged(str(data))
-        if judged.left:
-            screen.say(f"{judged.left} of the queries have no relevant document and are not asked")
-        unit = np.arange(len(judged.queries))
-        ranked = Retrieval(judged.queries, judged.positives, judged.documents, unit, gains=judged.gains)
-        return _with_measures(ranked), None
-    samples, findings = inspect(data, run)
-    if samples.items.kind != "text":
-        raise Refusal("texts to evaluate", samples.items.kind, where=samples.source)
-    accept(findings, run.allow, source=samples.source)
-    samples = clean(samples)
-    show_data(samples, screen)
-    show_findings(findings, screen, run.allow)
-    task = _of_roles(samples, run)
-    if task.sizes()[0] < 2:
-        raise Refusal("at least two questions", task.sizes()[0], where=samples.source)
-    return _with_measures(task), samples
+def _measured(names: Sequence[str], asked: Questions, run: Run, screen: Screen) -> dict[str, dict[str, Measured]]:
+    """Question -> system -> answers, the model first."""
+    answers: dict[str, dict[str, Measured]] = {}
+    for place, name in enumerate(names):
+        system = system_of(name, asked.items, run, screen, first=names[0])
+        if not any(system.answers(question) for question in asked.asked):
+            can = "pairs with judged negatives for a cross-encoder"
+            raise Refusal(can, ", ".join(question.name for question in asked.asked), where=name)
+        for one in [system, *(without_training(system, asked, run) if place == 0 else [])]:
+            for task, measured in ask(one, asked.asked, screen).items():
+                answers.setdefault(task, {})[one.name] = measured
+    for question in asked.asked:
+        if question.lexical and asked.items.kind == "text" and question.name in answers:
+            with screen.stage(f"BM25 on {question.name}"):
+                answers[question.name] |= lexical(question, next(iter(answers[question.name].values())))
+    return {name: own for name, own in answers.items() if names[0] in own}
 
 
-def _with_measures(task: Any) -> Any:
-    return replace(task, measures=MEASURES[type(task)])
+def lexical(question: Question, model: Measured) -> dict[str, Measured]:
+    """BM25, and of a ranking of all candidates also its fusion with a model's."""
+    task = question.task
+    assert isinstance(task, Retrieval | Reranking)
+    words = task.lexical()
+    return {BM25: words} | ({FUSION: task.fused(words, model)} if isinstance(task, Retrieval) else {})
 
 
-def _of_roles(samples: Samples, run: Run) -> Task:
-    if run.corpus and (samples.has("value") or not samples.has("positive")):
-        raise Refusal("pairs to rank for --corpus", f"roles {', '.join(samples.columns)}", where=samples.source)
-    if samples.has("label") and not samples.has("positive"):
-        parts = split(samples, seed=run.seed)
-        return classification(parts.part("train"), parts.part("test"), run.seed)
-    frame = _asked(samples)
-    if not samples.has("positive"):
-        return halves(frame["anchor"].to_list(), frame["unit"].to_numpy())
-    if samples.has("value"):
-        return similarity(frame)
-    return retrieval(frame, corpus_texts(run.corpus, run.delimiter) if run.corpus else distinct(samples.frame))
+def _found(
+    names: Sequence[str], asked: Questions, measured: Mapping[str, Mapping[str, Measured]], *, seed: int
+) -> Evaluation:
+    tasks = tuple(compared(q, measured[q.name], seed=seed) for q in asked.asked if q.name in measured)
+    shifts: dict[str, dict[str, Any]] = {}
+    pairs = [q for q in asked.asked if q.name in ("pair classification", "retrieval") and q.name in measured]
+    for other in names[1:]:
+        for question in reversed(pairs):  # judged pairs first
+            own = measured[question.name]
+            if other in own and other not in shifts and other != RANDOM:
+                told = shift(question, own[other], own[names[0]], seed=seed)
+                shifts |= {other: told} if told is not None else {}
+    return Evaluation(tasks, shifts)
 
 
-def _asked(samples: Samples) -> pl.DataFrame:
-    """The test rows where a column says which, else all; with the unit of each."""
-    unit = samples.frame["group"].fill_null("") if samples.has("group") else connected_groups(samples.frame)
-    frame = samples.frame.with_columns(pl.Series("unit", unit))
-    test = frame.filter(pl.col("split") == "test") if samples.has("split") else frame
-    return test if len(test) else frame
-
-
-def _measure(name: str, task: Task, run: Run, screen: Screen) -> Measured:
-    device = pick_device(run.device)
-    with screen.stage(f"loading {name}"):
-        code = run.trust_remote_code
-        encoder = load(name, prompts=run.prompts, lengths=run.lengths, device=device, trust_remote_code=code)
-    precision = pick_precision(run.precision, device)
-    with screen.stage(f"measuring {name}", total=task.texts()) as tick:
-        return task.measure(lambda texts, role: embed(encoder, list(texts), role, precision=precision, tick=tick))
-
-
-def _compared(measured: dict[str, Measured], task: Task, *, seed: int) -> Evaluation:
+def compared(question: Question, measured: Mapping[str, Measured], *, seed: int) -> Answered:
+    """The answers of several systems to one question, with intervals; the first is the model."""
     first, *others = measured
     if len(np.unique(measured[first].unit)) < 2:  # one group of everything: rows are all there is to resample
         rows = np.arange(len(measured[first].unit))
         measured = {name: replace(one, unit=rows) for name, one in measured.items()}
-    questions, candidates = task.sizes()
-    return Evaluation(
-        {name: summarise(one, seed=seed) for name, one in measured.items()},
-        {
-            name: {
-                metric: change.as_dict()
-                for metric, change in difference(measured[name], measured[first], seed=seed).items()
-            }
-            for name in others
-        },
-        questions,
+    count, candidates = question.task.sizes()
+    changes = {name: difference(measured[name], measured[first], seed=seed) for name in others}
+    return Answered(
+        question.name,
+        count,
         candidates,
-        type(task).__name__.lower(),
+        question.among,
+        question.task.metric,
+        len(np.unique(measured[first].unit)),
+        {name: summarise(one, seed=seed) for name, one in measured.items()},
+        {name: {metric: x.as_dict() for metric, x in change.items()} for name, change in changes.items()},
+        {name: {m: list(v) for m, v in one.draws.items()} for name, one in measured.items() if one.draws},
     )
 
 
 def show(found: Evaluation, screen: Screen) -> None:
+    """A block for each task: a line for each system and metric that says most; then what becomes of cut-offs."""
+    for task in found.tasks:
+        show_task(task, screen)
+    model = next(iter(found.tasks[0].results))
+    for other, told in found.shifts.items():
+        show_shift(told, screen, old=Path(other).name, new=Path(model).name)
+
+
+def show_task(found: Answered, screen: Screen) -> None:
     """A line for each metric and system: the value with its interval, and how far the model is ahead."""
     first = next(iter(found.results))
-    among = f" among {found.candidates:,} candidates" if found.task == "retrieval" else ""
+    among = f", {found.candidates:,} {found.among}" if found.among else ""
     screen.say()
     screen.say(f"{found.task}: {found.questions:,} questions{among}; 95 % intervals", style="bold")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("", "system", "value", "model less this"):
+    for title in ("", "system", "value", "model less this") if len(found.results) > 1 else ("", "system", "value"):
         table.add_column(title, no_wrap=True)
-    for metric in found.results[first]:
+    for metric in (m for m in HEADLINES if m in found.results[first]):
         for name, values in found.results.items():
             cells = [_spanned(values[metric], ".3f")]
             cells += [_spanned(found.differences[name][metric], "+.3f")] if name != first else []
             table.add_row(metric if name == first else "", escape(Path(name).name), *map(escape, cells))
     screen.console.print(table)
+    draws = [(m, v) for m, v in found.draws.get(first, {}).items() if m in HEADLINES]
+    if draws:
+        spans = "; ".join(f"{metric} {min(v):.3f} to {max(v):.3f}" for metric, v in draws)
+        screen.say(f"over {len(draws[0][1])} draws of the labelled items: {spans}", style="dim")
 
 
-def _spanned(number: dict[str, float], form: str) -> str:
+def _spanned(number: Mapping[str, float], form: str) -> str:
     return f"{number['value']:{form}} [{number['low']:{form}}, {number['high']:{form}}]"
-
-
-def _place_of(path: Path) -> Path:
-    where = f"--out {path}"
-    if path.suffix.lower() != ".json":
-        raise Refusal("a file that ends in .json", path.name, where=where)
-    if os.path.lexists(path):
-        raise Refusal("a file that does not exist yet", "one that does", where=where, remedy="name another file")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise Refusal("a folder that may be written", str(path.parent), where=where)
-    return path
-
-
-def _write(found: Evaluation, path: Path) -> None:
-    """Whole or not at all."""
-    values = {"schema": 1} | {f.name: getattr(found, f.name) for f in fields(found)}
-    scratch = path.with_name(f".{path.name}.unfinished-{os.getpid()}")
-    try:
-        scratch.write_text(json.dumps(values, indent=1) + "\n")
-        scratch.replace(path)
-    except OSError as error:
-        scratch.unlink(missing_ok=True)
-        raise Refusal("a file that can be written", error.strerror or str(error), where=f"--out {path}") from error

@@ -65,12 +65,12 @@ def tasks(
             remedy = "arrays are ranked among all positives of the data"
             raise Refusal("texts for --corpus", "arrays", where="--corpus", remedy=remedy)
         if choice.roles == ("anchor",):
-            return _hidden(prepared, items, seed)
+            return hidden(prepared, items, seed)
     test, dev = _of_roles(prepared, choice, corpus, seed=seed)
     return test, dev, items
 
 
-def _hidden(prepared: Prepared, items: Arrays, seed: int) -> tuple[Task, Task | None, Items]:
+def hidden(prepared: Prepared, items: Arrays, seed: int) -> tuple[Task, Task | None, Items]:
     """Arrays without labels: one in which most numbers were replaced by other rows' has to find itself as it was.
 
     It is a stand-in for meaning, not meaning itself. What is hidden is drawn once, so that every encoder is asked the same.
@@ -135,7 +135,16 @@ def similarity(frame: pl.DataFrame) -> Similarity:
 
 def classification(train: pl.DataFrame, asked: pl.DataFrame, seed: int, most: int = KNOWN) -> Classification:
     """Classes are read from at most so many training rows."""
-    if len(train) > most:
-        train = train[np.sort(np.random.default_rng(seed).choice(len(train), most, replace=False))]
-    sides = [(f["anchor"].to_list(), f["label"].to_numpy()) for f in (train, asked)]
+    sides = [(f["anchor"].to_list(), f["label"].to_numpy()) for f in (drawn(train, most, seed), asked)]
     return Classification(*sides[0], *sides[1], asked["unit"].to_numpy())
+
+
+def drawn(frame: pl.DataFrame, most: int, seed: int) -> pl.DataFrame:
+    """At most so many rows, drawn by a seed, in their order.
+
+    >>> drawn(pl.DataFrame({"x": [1, 2, 3]}), 5, 0)["x"].to_list()
+    [1, 2, 3]
+    """
+    if len(frame) <= most:
+        return frame
+    return frame[np.sort(np.random.default_rng(seed).choice(len(frame), most, replace=False))]
