@@ -11,6 +11,8 @@ from sklearn import metrics
 
 from counterpoint.evaluation.intervals import of_statistic
 from counterpoint.evaluation.statistics import STATISTICS, adjusted_rand, v_measure
+from counterpoint.evaluation.tasks import Measured
+from counterpoint.evaluation.verdict import difference, summarise
 
 
 def draws(count: int = 30) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -114,3 +116,18 @@ def test_intervals_of_shared_statistics_hold_their_value() -> None:
     assert moved.high - moved.low == pytest.approx(plain.high - plain.low)
     middle = np.mean([statistic(draw.integers(0, 600, 600)) for _ in range(400)])
     assert plain.low - moved.low == pytest.approx(middle - plain.value, abs=0.002)
+
+
+def test_numbers_of_clusters_lie_in_their_intervals() -> None:
+    draw = np.random.default_rng(0)
+    truth = draw.integers(0, 30, 400)
+    found = [np.where(draw.random(400) < share, truth, draw.integers(0, 30, 400)) for share in (0.5, 0.8)]
+    old, new = (
+        Measured(dict.fromkeys(("v_measure", "ari"), np.stack([truth, one], axis=1)), np.arange(400), 30)
+        for one in found
+    )
+    for name, value in summarise(old).items():
+        assert value["low"] < value["value"] < value["high"], name
+    for name, change in difference(old, new).items():
+        assert change.low < change.value < change.high, name
+        assert change.low > 0

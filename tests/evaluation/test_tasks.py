@@ -99,3 +99,13 @@ def test_equal_sums_keep_the_order_of_the_first_system() -> None:
     parts = [Measured({}, np.arange(1), 2, found=np.array([row])) for row in ([1, 0], [0, 1])]
     assert task.fused(*parts).found[0, :2].tolist() == [1, 0]
     assert task.fused(*parts[::-1]).found[0, :2].tolist() == [0, 1]
+
+
+def test_fusion_weighs_ranks_with_sixty() -> None:
+    """Twice at rank 61 is more than once at rank 1: 2 / 121 > 1 / 61; with any smaller constant it is not."""
+    task = Retrieval(["q"], [[0]], [f"d{i}" for i in range(130)], np.arange(1))
+    first = [0, *range(2, 61), 1]
+    second = [*range(70, 130), 1]
+    parts = [Measured({}, np.arange(1), 130, found=np.array([row])) for row in (first, second)]
+    assert first.index(1) == second.index(1) == 60
+    assert task.fused(*parts).found[0, :2].tolist() == [1, 0]

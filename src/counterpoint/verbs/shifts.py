@@ -87,13 +87,14 @@ def _cosines(measured: Measured, pairs: np.ndarray) -> np.ndarray:
 
 
 def show_shift(found: Mapping[str, Any], screen: Screen, *, old: str, new: str) -> None:
-    """A line for each cut-off."""
+    """A line for each cut-off: its counterpart, the share of wrong pairs that pass either, that would pass the old one with the
+    new model, and of right pairs that pass before and after."""
     kind = "judged" if found["judged"] else "drawn"
     counts = f"{found['pairs']['positive']:,} positive and {found['pairs']['negative']:,} {kind} negative pairs"
     screen.say()
     screen.say(f"cut-offs of {old} for {new}: {counts}", style="bold")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    titles = ("at least", "becomes", "wrong pairs that pass", "... if it stays", "right pairs before", "after")
+    titles = ("cut-off", "becomes", "wrong pass", "if it stays", "right before", "right after")
     for title in titles:
         table.add_column(title, no_wrap=True, justify="right")
     for line in found["cut_offs"]:
