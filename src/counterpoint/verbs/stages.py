@@ -246,7 +246,7 @@ def _begins_with(stage: Stage) -> dict[str, Any]:
     name, choice = choose(prepared.samples, run.recipe, mined=run.mine_every is not None)
     arguments_of(function_of(name), run.settings)
     if name not in CROSS:
-        tasks(prepared, choice, corpus_texts(run.corpus, run.delimiter) if run.corpus else None, seed=run.seed)
+        tasks(prepared, choice, corpus_texts(run.corpus, run.delimiter) if run.corpus else None, seed=run.asked_by)
     begun = begun_of(stage.data, run.for_kind(prepared.samples.items.kind))
     return {**begun, "rows": mark_of(Rows.of(prepared.split.part("train"), prepared.samples.items))}
 
@@ -298,7 +298,10 @@ def _whole(found: Sequence[Stage], *, fresh: bool) -> dict[str, Any] | None:
         job = (CrossJob if cross else Job)(last.data, replace(asked, model=model), Screen(quiet=True))
         answers.append(job.before())
     return judge(
-        *answers, metric=job.task.metric if cross else job.choice.metric, unit=job.prepared.split.unit, seed=asked.seed
+        *answers,
+        metric=job.task.metric if cross else job.choice.metric,
+        unit=job.prepared.split.unit,
+        seed=asked.asked_by,
     )
 
 
