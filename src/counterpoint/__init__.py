@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from counterpoint.errors import Refusal
     from counterpoint.verbs.check import check
+    from counterpoint.verbs.compare import compare
     from counterpoint.verbs.demo import demo
     from counterpoint.verbs.diagnose import diagnose
     from counterpoint.verbs.evaluate import evaluate
@@ -22,11 +23,12 @@ if TYPE_CHECKING:
     from counterpoint.verbs.stages import stages
 
 __version__ = "0.1.0"
-__all__ = ["Refusal", "check", "demo", "diagnose", "evaluate", "fit", "load", "mine", "search", "stages"]
+__all__ = ["Refusal", "check", "compare", "demo", "diagnose", "evaluate", "fit", "load", "mine", "search", "stages"]
 
 _HOMES = {
     "Refusal": "counterpoint.errors",
     "check": "counterpoint.verbs.check",
+    "compare": "counterpoint.verbs.compare",
     "demo": "counterpoint.verbs.demo",
     "diagnose": "counterpoint.verbs.diagnose",
     "evaluate": "counterpoint.verbs.evaluate",
