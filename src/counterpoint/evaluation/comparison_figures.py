@@ -9,7 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from counterpoint.evaluation.figures import Figure, duration, finite, laid_out, metric_name, number, span, upright
+from counterpoint.evaluation.figures import (
+    MARKERS,
+    Figure,
+    duration,
+    finite,
+    laid_out,
+    metric_name,
+    number,
+    span,
+    upright,
+)
 from counterpoint.evaluation.intervals import Interval
 from counterpoint.evaluation.ranking import Pair, Ranking
 
@@ -24,9 +34,9 @@ SYMBOLS = ("circle", "square", "diamond", "triangle-up", "cross", "x", "star", "
 COLOURS = len(SYMBOLS)
 # of a method, in both lights; what is not trained has the colours of the other reports
 STYLE = """
-:root { --s0: #0b5fc0; --s1: #a15c00; --s2: #0f7a5a; --s3: #a3386c; --s4: #6a3fb0; --s5: #b3261e; --s6: #5b6b00; --s7: #4a5560; }
-@media (prefers-color-scheme: dark) { :root:not(.paper) { --s0: #5aa9ff; --s1: #e6a54a; --s2: #4cc9a0; --s3: #f08fbd;
-  --s4: #c79bf2; --s5: #ff8a80; --s6: #c5d24a; --s7: #b4c0cc; } }
+:root { --s0: #0b5fc0; --s1: #0f7a5a; --s2: #a3386c; --s3: #6a3fb0; --s4: #b3261e; --s5: #5b6b00; --s6: #8a4b00; --s7: #4a5560; }
+@media (prefers-color-scheme: dark) { :root:not(.paper) { --s0: #5aa9ff; --s1: #4cc9a0; --s2: #f08fbd; --s3: #c79bf2;
+  --s4: #ff8a80; --s5: #c5d24a; --s6: #e6a54a; --s7: #b4c0cc; } }
 """
 MOST_PAIRS = 21  # seven systems; of more only those with the first are drawn, the table has all
 
@@ -43,7 +53,7 @@ def name_of(system: str) -> str:
 def looks_of(trained: Sequence[str]) -> dict[str, dict[str, str]]:
     """Colour and symbol of each method, and of what stands beside them."""
     own = {name: {"color": f"var(--s{i % COLOURS})", "symbol": SYMBOLS[i % COLOURS]} for i, name in enumerate(trained)}
-    return {name: {"color": f"var(--{name})", "symbol": "line-ns-open"} for name in NAMES} | own
+    return {name: {"color": f"var(--{name})", "symbol": MARKERS[name]} for name in NAMES} | own
 
 
 def titled(title: str, **axis: Any) -> dict[str, Any]:
@@ -106,11 +116,13 @@ def draw_values(
 
 
 def words_of(pair: Pair) -> str:
-    """What a pair's difference shows.
+    """What a pair's difference shows; of two that are not trained, seeds show nothing.
 
     >>> words_of(Pair("a", "b", Interval(0.1, 0.05, 0.15), 0.01, 0.03))
     'a is higher'
     """
+    if pair.p is None:
+        return "neither is trained"
     return f"{name_of(pair.first)} is higher" if pair.apart else "a tie"
 
 
@@ -136,13 +148,25 @@ def draw_pairs(ranking: Ranking, *, metric: str) -> Figure | None:
         shapes=[upright(0, "dot")],
     )
     rows = [
-        [f"{name_of(p.first)} less {name_of(p.second)}", span(p.difference._asdict(), sign=True), words_of(p)]
-        for p in shown
+        [
+            f"{name_of(p.first)} less {name_of(p.second)}",
+            span(p.difference._asdict(), sign=True),
+            _p(p.p),
+            _p(p.adjusted),
+            words_of(p),
+        ]
+        for p in ranking.pairs
     ]
-    label = f"Paired differences with intervals over {ranking.over}. " + "; ".join(": ".join(row) for row in rows) + "."
+    said = [f"{pair}: {difference}, {words}" for pair, difference, _, _, words in rows]
+    label = f"Paired differences with intervals over {ranking.over}. {'; '.join(said)}."
     only = "" if len(shown) == len(known) else f", with {name_of(first)} alone"
     title = f"Paired differences{only}; full dots are told apart after the correction"
-    return Figure("pairs", title, label, ["pair", "difference (95 % interval)", "shown"], rows, drawing)
+    head = ["pair", "difference (95 % interval)", "p", "p, corrected", "shown"]
+    return Figure("pairs", title, label, head, rows, drawing)
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def mean_curve(curves: Sequence[Sequence[Sequence[float]]]) -> list[tuple[float, float]]:

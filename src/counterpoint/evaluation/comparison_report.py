@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from counterpoint.evaluation import comparison_figures as figures
-from counterpoint.evaluation.comparison_figures import name_of, words_of
+from counterpoint.evaluation.comparison_figures import name_of
 from counterpoint.evaluation.figures import duration, metric_name, number, span
 from counterpoint.evaluation.intervals import Interval
 from counterpoint.evaluation.markup import Html, command, drawn, join, table, tag
@@ -160,9 +160,9 @@ def _ranking(shown: Comparison) -> Section:
     ]
     rows = []
     for system in ranking.order:
-        gaps = ["" if system == other else _signed(ranking.between(system, other)) for other in (first, "before")]
+        gaps = ["-" if system == other else _signed(ranking.between(system, other)) for other in (first, "before")]
         seconds = shown.seconds.get(system)
-        took = duration(sum(seconds) / len(seconds)) if seconds else ""
+        took = duration(sum(seconds) / len(seconds)) if seconds else "-"
         own = [ranks_in_words(ranking.ranks[system]), ranking.letters[system], span(ranking.values[system]._asdict())]
         rows.append([name_of(system), *own, *gaps, took])
     said = (
@@ -177,24 +177,12 @@ def _ranking(shown: Comparison) -> Section:
     return Section("ranking", "Ranking", join(parts))
 
 
-def _pairs(shown: Comparison) -> Section:
-    head = ["pair", "difference (95 % interval)", "p", "p, corrected", "shown"]
-    rows = [
-        [f"{name_of(p.first)} less {name_of(p.second)}", _signed(p.difference), _p(p.p), _p(p.adjusted),
-            words_of(p) if p.p is not None else "not trained: no chance of training to tell by"]
-        for p in shown.ranking.pairs
-    ]  # fmt: skip
+def _pairs(shown: Comparison) -> list[Section]:
     tested = sum(p.p is not None for p in shown.ranking.pairs)
-    figure = drawn(figures.draw_pairs(shown.ranking, metric=shown.metric))
     alike = {"seeds": "the same seed", "items": "the same questions"}[shown.ranking.over]
     said = f"Each two systems on {alike}; {tested} pairs were tested and corrected together."
-    return Section(
-        "pairs", "Each against each", join([tag("p", said), figure, table("All pairs", head, rows, stacked=True)])
-    )
-
-
-def _p(value: float | None) -> str:
-    return "-" if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
+    figure = drawn(figures.draw_pairs(shown.ranking, metric=shown.metric))
+    return [Section("pairs", "Each against each", join([tag("p", said), figure]))] if figure else []
 
 
 def _curves(shown: Comparison) -> list[Section]:
@@ -226,7 +214,9 @@ def _protocol(shown: Comparison) -> Section:
 def _repeat(shown: Comparison) -> Section:
     about = shown.about
     rows = [*(about.get("versions") or {}).items()]
-    rows += [(name, value) for name, value in (about.get("machine") or {}).items() if value is not None]
+    for name, value in (about.get("machine") or {}).items():
+        said = f"{value / 1e9:.1f} GB" if name.endswith("_bytes") and value else value
+        rows += [] if value is None else [(name.removesuffix("_bytes"), said)]
     parts = [command(about["command"])] if about.get("command") else []
     parts.append(tag("p", "The same command again trains nothing new; with more seeds or methods it adds those."))
     parts += [table("Versions and machine", ["what", "value"], rows)] if rows else []
@@ -243,7 +233,7 @@ def render_comparison(shown: Comparison) -> str:
         html with plotly.js inlined once, about 5 MB.
     """
     sections = [
-        _ranking(shown), _pairs(shown), *_curves(shown), _cost(shown), *_others(shown), _protocol(shown), _repeat(shown)
+        _ranking(shown), *_pairs(shown), *_curves(shown), _cost(shown), *_others(shown), _protocol(shown), _repeat(shown)
     ]  # fmt: skip
     title = f"{headline_of(shown)} - comparison of training methods"
     return page(title, _head(shown, sections), sections, script=SCRIPT, style=figures.STYLE)
