@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from counterpoint.errors import Refusal
     from counterpoint.evaluation.mteb_adapter import as_mteb
     from counterpoint.verbs.check import check
+    from counterpoint.verbs.compare import compare
     from counterpoint.verbs.demo import demo
     from counterpoint.verbs.diagnose import diagnose
     from counterpoint.verbs.evaluate import evaluate
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     from counterpoint.verbs.stages import stages
 
 __version__ = "0.1.0"
-__all__ = ["Refusal", "as_mteb", "check", "demo", "diagnose", "evaluate", "fit", "load", "mine", "search", "stages"]
+__all__ = [
+    "Refusal", "as_mteb", "check", "compare", "demo", "diagnose", "evaluate", "fit", "load", "mine", "search", "stages",
+]  # fmt: skip
 
 _HOMES = {
     "Refusal": "counterpoint.errors",
     "as_mteb": "counterpoint.evaluation.mteb_adapter",
     "check": "counterpoint.verbs.check",
+    "compare": "counterpoint.verbs.compare",
     "demo": "counterpoint.verbs.demo",
     "diagnose": "counterpoint.verbs.diagnose",
     "evaluate": "counterpoint.verbs.evaluate",

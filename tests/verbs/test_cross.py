@@ -54,7 +54,7 @@ def test_it_ranks_better_than_what_you_had(trained: counterpoint.verbs.fit.Train
 
 def test_the_folder_holds_a_filter(trained: counterpoint.verbs.fit.Trained) -> None:
     assert {p.name for p in trained.path.iterdir()} == {
-        "run.json", "metrics.json", "cost.json", "report.html", "model", "steps.jsonl", "health.json",
+        "run.json", "metrics.json", "cost.json", "answers.parquet", "report.html", "model", "steps.jsonl", "health.json",
     }  # fmt: skip
     run = json.loads((trained.path / "run.json").read_text())
     assert run["recipe"] == "cross_encoder_listwise"

@@ -43,6 +43,7 @@ def test_the_folder_holds_all_that_was_promised(trained: counterpoint.verbs.fit.
         "cost.json",
         "report.html",
         "model",
+        "answers.parquet",
         "corpus.parquet",
         "steps.jsonl",
         "health.json",

@@ -90,6 +90,9 @@ def fit(
     patience: Annotated[int | None, typer.Option(help="Stop after so many measurements without a new best.")] = None,
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write TensorBoard events too.")] = False,
     seed: Annotated[int, typer.Option(help="Of split, order, dropout and intervals.")] = Run.seed,
+    split_seed: Annotated[
+        int | None, typer.Option(help="Of split, questions and intervals, in place of --seed.")
+    ] = Run.split_seed,
     dropout: Annotated[
         float | None, typer.Option(help="Rate while training [default: the model's own].")
     ] = Run.dropout,

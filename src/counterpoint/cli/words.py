@@ -58,6 +58,21 @@ def named(options: list[str] | None, flag: str) -> dict[str, str]:
     return pairs
 
 
+def choices(words: dict[str, str], flag: str) -> dict[str, list[int | float | str | None]]:
+    """Words with commas as lists of values.
+
+    >>> choices({"lr": "1e-5,2e-5", "simcse:pooling": "mean"}, "--tune")
+    {'lr': [1e-05, 2e-05], 'simcse:pooling': ['mean']}
+    """
+    split = {name: [word.strip() for word in text.split(",")] for name, text in words.items()}
+    empty = next((name for name, parts in split.items() if "" in parts), None)
+    if empty is not None:
+        raise Refusal("values with commas between them", f"'{words[empty]}'", where=f"{flag} {empty}")
+    return {
+        name: list(values({str(i): word for i, word in enumerate(parts)}).values()) for name, parts in split.items()
+    }
+
+
 def values(words: dict[str, str]) -> dict[str, int | float | str | None]:
     """Words as whole numbers, numbers, None or words.
 

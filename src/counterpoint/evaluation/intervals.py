@@ -49,8 +49,7 @@ def of_mean(values: np.ndarray, unit: np.ndarray, *, seed: int = 0) -> Interval:
         For differences of two systems `of_difference`.
 
     References:
-        Wilson 1927, Probable inference; Efron, Stein 1981, The jackknife estimate of variance (a ratio of sums over clusters
-        of unequal size); Efron 1987, Better bootstrap confidence intervals, by scipy.stats.bootstrap.
+        Wilson 1927, Probable inference; Efron 1987, Better bootstrap confidence intervals, by scipy.stats.bootstrap.
 
     >>> of_mean(np.array([0.0, 1.0, 0.0, 1.0]), np.array([0, 0, 1, 1]))
     Interval(value=0.5, low=0.5, high=0.5)
@@ -59,7 +58,7 @@ def of_mean(values: np.ndarray, unit: np.ndarray, *, seed: int = 0) -> Interval:
     if (sizes == 1).all() and np.isin(values, (0, 1)).all():
         return _share(int(values.sum()), len(values))
     if len(sums) < FEW or (sizes != sizes[0]).any():
-        return _student(sums, sizes)
+        return _student(values, unit)
 
     def mean(total: Any, axis: int = -1) -> Any:
         return total.mean(axis)
@@ -90,13 +89,13 @@ def of_difference(values: np.ndarray, unit: np.ndarray) -> Interval:
     >>> found.value, round(found.low, 3), round(found.high, 3)  # three of twenty are not enough
     (0.15, -0.055, 0.327)
     """
-    sums, sizes = _by_unit(values, unit)
+    _, sizes = _by_unit(values, unit)
     if (sizes == 1).all() and np.isin(values, (-1, 0, 1)).all():
         n = len(values) + 2
         gained, lost = ((values == sign).sum() / n + 1 / n for sign in (1, -1))
         middle, reach = gained - lost, Z * math.sqrt((gained + lost - (gained - lost) ** 2) / n)
         return Interval(float(values.mean()), float(middle - reach), float(middle + reach))
-    return _student(sums, sizes)
+    return _student(values, unit)
 
 
 def of_statistic(
@@ -149,6 +148,31 @@ def _by_unit(values: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return sums, sizes
 
 
+def jackknifed(values: np.ndarray, unit: np.ndarray) -> tuple[float, float, int]:
+    """The mean over rows, its standard error by leaving out one of k units at a time, and k.
+
+        error^2 = (1 - 1/k) sum_u ( (sum_u - mean size_u) / (rows of all units but u) )^2
+
+    Args:
+        values: [n], one number a row.
+        unit: [n], which unit a row belongs to; at least two units.
+
+    Raises:
+        ValueError: for fewer than two units.
+
+    References:
+        Efron, Stein 1981, The jackknife estimate of variance.
+
+    >>> mean, error, k = jackknifed(np.array([1.0, 2.0, 3.0]), np.arange(3))
+    >>> mean, round(error, 6), k  # of single rows: their standard deviation over the root of 3
+    (2.0, 0.57735, 3)
+    """
+    sums, sizes = _by_unit(values, unit)
+    mean = float(sums.sum() / sizes.sum())
+    residual = (sums - mean * sizes) / (sizes.sum() - sizes)
+    return mean, float(np.sqrt((1 - 1 / len(sums)) * np.square(residual).sum())), len(sums)
+
+
 def _share(right: int, n: int) -> Interval:
     """Wilson's interval of a share."""
     share, more = right / n, Z**2 / n
@@ -157,14 +181,10 @@ def _share(right: int, n: int) -> Interval:
     return Interval(share, middle - reach, middle + reach)
 
 
-def _student(sums: np.ndarray, sizes: np.ndarray) -> Interval:
-    """A ratio of sums over k units, by t with the jackknife's error.
-
-    error^2 = (1 - 1/k) sum_u ( (sum_u - value size_u) / (size of all but u) )^2
-    """
-    value, k = float(sums.sum() / sizes.sum()), len(sums)
-    error = np.sqrt((1 - 1 / k) * np.square((sums - value * sizes) / (sizes.sum() - sizes)).sum())
-    reach = float(student.ppf((1 + LEVEL) / 2, k - 1) * error)
+def _student(values: np.ndarray, unit: np.ndarray) -> Interval:
+    """A mean, by t with the jackknife's error."""
+    value, error, k = jackknifed(values, unit)
+    reach = float(student.ppf((1 + LEVEL) / 2, k - 1)) * error
     return Interval(value, value - reach, value + reach)
 
 

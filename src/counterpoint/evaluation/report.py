@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
-from importlib import resources
 from typing import Any, NamedTuple
 
 from counterpoint.evaluation import figures
 from counterpoint.evaluation.figures import change_in_words, duration, finite, metric_name, number, percent, span
 from counterpoint.evaluation.health import draw_health, said_of
 from counterpoint.evaluation.markup import Html, command, drawn, excerpt, join, table, tag
+from counterpoint.evaluation.page import page
 
 WORDS = {
     "worse": "Worse: keep what you had",
@@ -364,13 +362,6 @@ def _repeat(story: Story) -> list[Section]:
 PARTS = (_proof, _training, _health, _moves, _examples, _searches, _data, _cost, _next, _repeat)
 
 
-def _allowed(*scripts: str) -> str:
-    """The page's own law for the browser: these scripts run, nothing else does, and nothing is loaded from anywhere."""
-    hashes = " ".join(f"'sha256-{b64encode(sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    rest = "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-    return f"default-src 'none'; script-src {hashes}; {rest}"
-
-
 def render(story: Story) -> str:
     """The whole page; the same for the same story.
 
@@ -380,20 +371,6 @@ def render(story: Story) -> str:
     Returns:
         html with plotly.js inlined once, about 5 MB.
     """
-    from plotly.offline import get_plotlyjs
-
-    library = get_plotlyjs().replace("\r\n", "\n")  # as the browser reads it, or the hash is another
-    style = resources.files("counterpoint.evaluation").joinpath("report.css").read_text(encoding="utf-8")
     sections = [section for part in PARTS for section in part(story)]
-    main = [tag("section", tag("h2", s.title, id=s.name), s.body, aria_labelledby=s.name) for s in sections]
     title = f"{WORDS[judged(story.metrics)[0]]} - {story.run.get('recipe', '')} {story.run.get('model', '')}"
-    head = [
-        Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
-        Html(f'<meta http-equiv="Content-Security-Policy" content="{_allowed(library, SCRIPT)}">'),
-        tag("title", title.strip()),
-        tag("style", Html(style)),
-    ]
-    foot = tag("footer", "Written by counterpoint. This page is one file: it loads nothing and sends nothing.")
-    body = [_head(story, sections), tag("main", *main), foot, *(tag("script", Html(s)) for s in (library, SCRIPT))]
-    page = f'<!doctype html>\n<html lang="en">\n{tag("head", *head)}\n{tag("body", *body)}\n</html>\n'
-    return page.encode("utf-8", "replace").decode("utf-8")  # half a surrogate pair cannot be written to a file
+    return page(title, _head(story, sections), sections, script=SCRIPT)

@@ -15,10 +15,12 @@ class Screen:
 
     Args:
         quiet: show nothing.
+        lines: show more than the bars of stages.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+    def __init__(self, *, quiet: bool = False, lines: bool = True) -> None:
+        self.console = Console(stderr=True, quiet=quiet or not lines, highlight=False)
+        self._bars = self.console if lines else Console(stderr=True, quiet=quiet)
         self.seconds: dict[str, float] = {}
 
     def say(self, text: str = "", style: str | None = None) -> None:
@@ -42,7 +44,7 @@ class Screen:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        with Progress(*columns, console=self.console, transient=True, disable=not self.console.is_terminal) as bar:
+        with Progress(*columns, console=self._bars, transient=True, disable=not self._bars.is_terminal) as bar:
             task = bar.add_task(name, total=total, note="")
 
             def tick(amount: float = 0, *, done: float | None = None, note: str | None = None) -> None:

@@ -65,8 +65,8 @@ class CrossJob:
         self.begun = begun_of(data, run)
         self.out = out_of(run, self.begun, self.prepared.samples.source, name)
         with screen.stage("choosing candidates"):
-            self.task = task_of(self.prepared, "test", size=TEST, seed=run.seed)
-            self.dev = task_of(self.prepared, "dev", size=DEV, seed=run.seed)
+            self.task = task_of(self.prepared, "test", size=TEST, seed=run.asked_by)
+            self.dev = task_of(self.prepared, "dev", size=DEV, seed=run.asked_by)
         self.own = is_cross_encoder(self.model)
         torch.manual_seed(run.seed)  # of a new head
         with screen.stage("loading the model"):
@@ -176,7 +176,7 @@ class CrossJob:
         self.measured_after = self.measure("measuring the trained model")
         self.metrics = judge(
             self.measured_before, self.measured_after, metric=self.task.metric, unit=self.prepared.split.unit,
-            beside=self.beside, seed=self.run.seed,
+            beside=self.beside, seed=self.run.asked_by,
         )  # fmt: skip
         self.metrics["steps"] = len(self.history.loss)
         self.metrics["best_step"] = self.history.best_step

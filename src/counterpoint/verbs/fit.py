@@ -64,6 +64,12 @@ def fit(data: object, *, dry_run: bool = False, quiet: bool = False, **settings:
     job = (CrossJob if run.recipe in CROSS else Job)(data, run, Screen(quiet=quiet))
     if dry_run:
         return None
+    trained = carry_out(job)
+    return show_verdict(trained, job.screen) if first() else None
+
+
+def carry_out(job: Job | CrossJob) -> Trained:
+    """All stages of a job, into its folder."""
     with finishing(job) as scratch:
         first_decides(lambda: folder.begin(scratch, job.begun, mark_of(job.rows)))
         job.before()
@@ -71,7 +77,7 @@ def fit(data: object, *, dry_run: bool = False, quiet: bool = False, **settings:
         job.after()
         if first():
             record.write(job, scratch)
-    return show_verdict(Trained(job.out, job.metrics), job.screen) if first() else None
+    return Trained(job.out, job.metrics)
 
 
 def room(job: Job | CrossJob) -> int:

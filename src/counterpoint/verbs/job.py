@@ -72,7 +72,7 @@ class Job:
         if run.tensorboard:
             journal.refuse_without_tensorboard()
         corpus = corpus_texts(run.corpus, run.delimiter) if run.corpus else corpus
-        self.task, self.dev, self.items = tasks(self.prepared, self.choice, corpus, seed=run.seed)
+        self.task, self.dev, self.items = tasks(self.prepared, self.choice, corpus, seed=run.asked_by)
         if run.patience is not None and self.dev is None:
             raise Refusal("a dev split for --patience", "too few rows for one", where=self.prepared.samples.source)
         self.rows = Rows.of(self.prepared.split.part("train"), self.items)
@@ -131,7 +131,7 @@ class Job:
     def _before_arrays(self, encoder: MLP, items: Arrays) -> Measured:
         with self.screen.stage("measuring the numbers"):
             raw = self.task.measure(raw_features(encoder, items))
-            if (reduced := principal_components(encoder, self.rows, items, seed=self.run.seed)) is not None:
+            if (reduced := principal_components(encoder, self.rows, items, seed=self.run.asked_by)) is not None:
                 self.beside["pca"] = self.task.measure(reduced)
         own = self.measure("measuring what you had")
         self.measured_before, other = (raw, "random") if is_new(self.run) else (own, "raw")
@@ -165,7 +165,7 @@ class Job:
         self.measured_after = self.measure("measuring the trained model")
         self.metrics = judge(
             self.measured_before, self.measured_after, metric=self.choice.metric, unit=self.prepared.split.unit,
-            beside=self.beside, seed=self.run.seed,
+            beside=self.beside, seed=self.run.asked_by,
         )  # fmt: skip
         if isinstance(self.items, Arrays):
             self.metrics |= {"items": "arrays", "had": RAW if is_new(self.run) else str(self.run.model)}

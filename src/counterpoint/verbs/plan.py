@@ -73,7 +73,7 @@ def measure_lengths(
     if not isinstance(encoder, TextEncoder):
         return {}, {}
     frame = prepared.split.part("train")
-    generator = np.random.default_rng(run.seed)
+    generator = np.random.default_rng(run.asked_by)
     lengths: dict[str, dict[str, float]] = {}
     counts: dict[str, list[int]] = {}
     for role in ("anchor", "positive"):

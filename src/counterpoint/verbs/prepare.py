@@ -74,4 +74,4 @@ def prepare(data: object, run: Run, *, checked: bool = False) -> Prepared:
     samples, findings = inspect(data, run, checked=checked)
     accept(findings, run.allow, source=samples.source)
     usable = clean(samples)
-    return Prepared(usable, split(usable, seed=run.seed), findings, len(samples))
+    return Prepared(usable, split(usable, seed=run.asked_by), findings, len(samples))

@@ -22,6 +22,7 @@ from counterpoint.evaluation.report import Story, render
 from counterpoint.evaluation.tasks import Classification, Retrieval, Task
 from counterpoint.training.machine import describe, peak_memory
 from counterpoint.verbs import folder
+from counterpoint.verbs.answers import FILE, write_answers
 from counterpoint.verbs.cross import CrossJob
 from counterpoint.verbs.job import Job
 from counterpoint.verbs.stage import mark_of
@@ -56,6 +57,9 @@ def write(job: Job | CrossJob, scratch: Path, searches: Sequence[Mapping[str, An
         else:
             save(job.encoder, scratch / "model")
         folder.write_json(scratch / "metrics.json", job.metrics)
+        write_answers(
+            scratch / FILE, job.task, {"before": job.measured_before, "after": job.measured_after, **job.beside}
+        )
         folder.write_json(scratch / "run.json", run)
         folder.write_json(scratch / "cost.json", cost)
         folder.write_json(scratch / "health.json", {"schema": SCHEMA, **job.health.record()})

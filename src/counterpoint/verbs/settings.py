@@ -21,6 +21,7 @@ NUMBERS = {
     "batch": Integral,
     "micro": Integral,
     "seed": Integral,
+    "split_seed": Integral,
     "dropout": Real,
     "save_minutes": Real,
     "save_steps": Integral,
@@ -111,6 +112,8 @@ class Run:
         lora: rank of adapters that train in place of the weights, folded into them at the end; None: no adapters.
         accumulate: batches an update. Each has negatives of its own: more of them come from `batch` with `micro`.
         seed: decides the split, the order, dropout, and the resamples of the intervals.
+        split_seed: decides the split, the questions and the resamples in place of `seed`, so that runs of several seeds are
+            asked the same; None: `seed`.
         dropout: rate while training; None: the model's own. 0 is faster and takes less memory.
         settings: arguments of the recipe, such as temperature.
         prompts: role -> text put before every text of that role. lengths: role -> tokens.
@@ -151,6 +154,7 @@ class Run:
     lora: int | None = None
     accumulate: int = 1
     seed: int = 0
+    split_seed: int | None = None
     dropout: float | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -194,8 +198,9 @@ class Run:
                 raise Refusal("one of " + ", ".join(known), f"'{value}'", where=f"--{flag}")
         if self.dropout is not None and not 0 <= self.dropout < 1:
             raise Refusal("a dropout rate from 0 up to 1", self.dropout, where="--dropout")
-        if not 0 <= self.seed < 2**63:
-            raise Refusal("a seed of at least 0", self.seed, where="--seed")
+        for name, seed in (("--seed", self.seed), ("--split-seed", self.asked_by)):
+            if not 0 <= seed < 2**63:
+                raise Refusal("a seed of at least 0", seed, where=name)
 
     def _check_training(self) -> None:
         if self.layer_decay > 1:
@@ -210,6 +215,15 @@ class Run:
             remedy = f"--evaluations {4 * self.patience} measures it more often"
             raise Refusal(wanted, self.patience, where="--patience", remedy=remedy)
         layers_to_freeze(self.freeze)
+
+    @property
+    def asked_by(self) -> int:
+        """The seed of all that decides what a model is asked, and not how it is trained.
+
+        >>> Run(seed=3).asked_by, Run(seed=3, split_seed=0).asked_by
+        (3, 0)
+        """
+        return self.seed if self.split_seed is None else self.split_seed
 
     def for_kind(self, kind: str) -> Run:
         """The same settings, with what was left open decided for a kind of data.

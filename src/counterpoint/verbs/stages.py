@@ -215,7 +215,7 @@ def _checked(found: Sequence[Stage]) -> int:
                 if done < number - 1:
                     remedy = f"remove {stage.place}, which began with another model"
                     raise Refusal(f"stage {done + 1} before it", "none", where=f"--out {stage.place}", remedy=remedy)
-                _refuse_changes(stage, now)
+                refuse_changes(stage.place, now, chained=stage.chained)
                 done = number
             else:
                 folder.refuse_existing(stage.place)
@@ -246,29 +246,39 @@ def _begins_with(stage: Stage) -> dict[str, Any]:
     name, choice = choose(prepared.samples, run.recipe, mined=run.mine_every is not None)
     arguments_of(function_of(name), run.settings)
     if name not in CROSS:
-        tasks(prepared, choice, corpus_texts(run.corpus, run.delimiter) if run.corpus else None, seed=run.seed)
+        tasks(prepared, choice, corpus_texts(run.corpus, run.delimiter) if run.corpus else None, seed=run.asked_by)
     begun = begun_of(stage.data, run.for_kind(prepared.samples.items.kind))
     return {**begun, "rows": mark_of(Rows.of(prepared.split.part("train"), prepared.samples.items))}
 
 
-def _refuse_changes(stage: Stage, now: dict[str, Any]) -> None:
-    """A finished stage that began with something else."""
-    known = folder.read_json(stage.place / "run.json").get("begun")
-    remedy = "name another --out, or remove the folder of this stage and of those after it"
+def refuse_changes(place: Path, now: dict[str, Any], *, chained: bool = False, what: str = "stage") -> None:
+    """A finished run that began with something else.
+
+    Args:
+        place: its folder.
+        now: what it would begin with.
+        chained: its model is another run, which may have been moved with it.
+        what: the run is of.
+
+    Raises:
+        Refusal: naming what is not as it was.
+    """
+    known = folder.read_json(place / "run.json").get("begun")
+    remedy = f"name another --out, or remove the folder of this {what}{' and of those after it' * (what == 'stage')}"
     if known is None:
         raise Refusal(
-            "a run that says what it began with", "one of an earlier version", where=str(stage.place), remedy=remedy
+            "a run that says what it began with", "one of an earlier version", where=str(place), remedy=remedy
         )
     before, after = ({"data": begun["data"], **begun["settings"]} for begun in (known, now))
-    if stage.chained:  # the folder of all stages may have been moved
+    if chained:  # the folder of all stages may have been moved
         before, after = ({**settings, "model": Path(str(settings["model"])).name} for settings in (before, after))
     for name in sorted({*before, *after}):
         if before.get(name) != after.get(name):
-            wanted = f"the {name} that the finished stage began with: {before.get(name)}"
-            raise Refusal(wanted, after.get(name), where=str(stage.place), remedy=remedy)
+            wanted = f"the {name} that the finished {what} began with: {before.get(name)}"
+            raise Refusal(wanted, after.get(name), where=str(place), remedy=remedy)
     if known["rows"] != now["rows"]:
-        wanted = "the training rows that the finished stage began with"
-        raise Refusal(wanted, "others: the data were changed", where=str(stage.place), remedy=remedy)
+        wanted = f"the training rows that the finished {what} began with"
+        raise Refusal(wanted, "others: the data were changed", where=str(place), remedy=remedy)
 
 
 def _whole(found: Sequence[Stage], *, fresh: bool) -> dict[str, Any] | None:
@@ -298,7 +308,10 @@ def _whole(found: Sequence[Stage], *, fresh: bool) -> dict[str, Any] | None:
         job = (CrossJob if cross else Job)(last.data, replace(asked, model=model), Screen(quiet=True))
         answers.append(job.before())
     return judge(
-        *answers, metric=job.task.metric if cross else job.choice.metric, unit=job.prepared.split.unit, seed=asked.seed
+        *answers,
+        metric=job.task.metric if cross else job.choice.metric,
+        unit=job.prepared.split.unit,
+        seed=asked.asked_by,
     )
 
 
