@@ -155,3 +155,12 @@ def test_an_item_is_no_neighbour_of_itself() -> None:
     score = task.measure(embed).values["auroc"][:, 0]
     others = CLOUD[0] @ CLOUD[1:3].T
     assert score[0] == pytest.approx(1 - others.mean(), abs=1e-5)
+
+
+def test_one_of_each_of_many_classes_is_read_without_complaint() -> None:
+    """scikit-learn warns of more classes than half of the rows, which is what one shot means."""
+    label = np.arange(120) % 40
+    task = few_shot((KEYS[KNOWN], label), (KEYS[ASKED], np.arange(80) % 40), np.arange(80))
+    assert task.shots == (1,)
+    assert task.metric == "1-shot linear"
+    assert len(task.measure(embed).values["1-shot linear"]) == 80

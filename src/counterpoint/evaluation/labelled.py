@@ -75,7 +75,9 @@ def _read(reader: str, known: np.ndarray, label: np.ndarray, asked: np.ndarray) 
     from sklearn.linear_model import LogisticRegression
 
     if reader == "linear":
-        return LogisticRegression(max_iter=1_000).fit(known, label).predict(asked)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The number of unique classes")  # few of each class are what is asked
+            return LogisticRegression(max_iter=1_000).fit(known, label).predict(asked)
     if reader == "nearest":
         return label[np.argmax(asked @ known.T, axis=1)]
     classes = np.unique(label)
