@@ -76,7 +76,7 @@ def draw_scores(scores: Mapping[str, Any]) -> Figure:
             line = go.Scatter(
                 x=edges[low : high + 1], y=[*shares[low:high], shares[high - 1]], yaxis=f"y{key}", mode="lines"
             )
-            line.update(name=escape(name), showlegend=not place, legendgroup=name, fill="tozeroy")
+            line.update(name=escape(name), showlegend=not place, legendgroup=colour, fill="tozeroy")
             line.update(
                 line={"color": f"var(--{colour})", "width": 2, "dash": dash, "shape": "hv"},
                 fillcolor="rgba(128,128,128,0.14)",

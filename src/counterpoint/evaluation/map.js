@@ -21,7 +21,7 @@ document.querySelectorAll(".map").forEach((box) => {
     (p, r) => corners(p, r * 1.1, around(6, () => 1)),
   ];
   const drawn = canvases.map(() => document.createElement("canvas"));
-  let marked = -1, ringed = [], at = -1, widths = [];
+  let marked = -1, ringed = [], at = -1, widths = [0];
 
   function around(n, far) {
     return Array.from({length: n}, (_, i) => {
@@ -52,6 +52,7 @@ document.querySelectorAll(".map").forEach((box) => {
       return stamp;
     });
     widths = canvases.map((canvas) => canvas.clientWidth);
+    if (!Math.min(...widths)) return;  // not laid out yet
     canvases.forEach((canvas, k) => {
       canvas.width = canvas.height = drawn[k].width = drawn[k].height = Math.round(canvas.clientWidth * fine);
       const pen = drawn[k].getContext("2d");
@@ -69,6 +70,7 @@ document.querySelectorAll(".map").forEach((box) => {
     return found;
   }
   function mark() {
+    if (!Math.min(...widths)) return;
     const fine = devicePixelRatio || 1, ink = colour("--ink");
     canvases.forEach((canvas, k) => {
       const pen = canvas.getContext("2d");

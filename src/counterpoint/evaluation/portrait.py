@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from counterpoint._ops.neighbours import neighbours
@@ -25,14 +24,14 @@ from counterpoint.types import Embeddings, same_sample
 
 FEW, MOST = 20, 20_000  # points of a map
 ROWS = 5_000  # rows that uniformity and the spectrum are taken of
-TEXT_BYTES, TEXT_CHARACTERS = 600_000, 120  # of all texts of a map together, and of one of them
+TEXT_BYTES, TEXT_CHARACTERS = 560_000, 120  # of all texts of a map together, and of one of them
 CLASSES = 9  # that have a colour of their own
 TOLD = 12  # items in the table beside the map
 FINE = 40  # bins of scores from -1 to 1
 AT_ONCE = 10_000  # pairs whose products are held
 GRID = 2**15 - 1  # a map is a square of so many steps
 
-Both = tuple[Float[Tensor, "n d"], Float[Tensor, "m d"]]  # unit rows of anchors and of candidates
+Both = tuple[Tensor, Tensor]  # [n, d] and [m, d]: unit rows of anchors and of candidates
 
 
 def portrait(
@@ -129,7 +128,8 @@ def map_of(
     first = flat(torch.cat(both[0])[at])
     second = turned(flat(torch.cat(both[1])[at], start=first), onto=first)
     groups, group = _groups(task)
-    ranked = [np.concatenate([m.ranks, np.zeros(len(candidates), np.int64)])[at].tolist() for m in looked]
+    none = np.zeros(len(candidates), np.int64)
+    ranked = [np.concatenate([m.ranks, none])[at].tolist() for m in looked] if isinstance(task, Retrieval) else []
     return {
         "of": len(keys),
         "groups": groups,
@@ -137,7 +137,7 @@ def map_of(
         "points": [_on_grid(y) for y in (first, second)],
         "texts": short_texts([show(keys[i]) for i in at]),
         "mate": mate.tolist(),
-        "ranks": ranked if isinstance(task, Retrieval) else [],
+        "ranks": ranked,
         "told": _told(at, n, keys, both, show),
     }
 
@@ -188,10 +188,10 @@ def short_texts(texts: Sequence[str], budget: int = TEXT_BYTES) -> list[str]:
     """The beginning of each text, in one line: as much as fits into so many bytes of them all.
 
     >>> short_texts(["a  b", "long " * 99], 100)[0], len(short_texts(["long " * 99] * 20, 1_000)[0])
-    ('a b', 40)
+    ('a b', 44)
     """
     lines = [" ".join(text[: 8 * TEXT_CHARACTERS].split()) for text in texts]
-    for most in range(TEXT_CHARACTERS, 8, -8):
+    for most in range(TEXT_CHARACTERS, 3, -4):
         cut = [line if len(line) <= most else line[: most - 1].rstrip() + "…" for line in lines]
         if sum(len(line.encode("utf-8", "replace")) + 5 * line.count("<") + 4 for line in cut) <= budget:
             break

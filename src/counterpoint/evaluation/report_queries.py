@@ -12,7 +12,11 @@ GROUPS = {
     "down": ("Moved down", "Their first positive fell most."),
     "low": ("Still lowest", "Their first positive stands lowest after training."),
 }
-SHORT, BRIEF = 90, 1_000  # characters of a query in its heading, and of a neighbour in all
+SHORT, BRIEF, LONG = (
+    90,
+    1_000,
+    2_000,
+)  # characters of a query in its heading, of a neighbour, of a query and its positive
 
 
 def _rank(rank: int) -> str:
@@ -34,10 +38,8 @@ def _moved(example: Mapping[str, Any], *, opened: bool) -> Html:
     cut = words if len(words) <= SHORT else words[: SHORT - 1].rstrip() + "…"
     ranks = " → ".join(_rank(example[time]) for time in ("before", "after"))
     head = tag("summary", tag("b", f"rank {ranks}"), " ", tag("span", cut, dir="auto"))
-    own = [
-        tag("dl", tag("dt", "query"), tag("dd", excerpt(example["query"])), class_="plain") if words != example["query"] else "",
-        tag("dl", tag("dt", "its positive"), tag("dd", excerpt(example["positive"])), class_="plain"),
-    ]  # fmt: skip
+    own = [tag("h4", "query"), excerpt(example["query"], most=LONG)] if words != example["query"] else []
+    own += [tag("h4", "its positive"), excerpt(example["positive"], most=LONG)]
     found = [
         _neighbours(title, example[key])
         for title, key in (("first results before", "found_before"), ("first results after training", "found_after"))

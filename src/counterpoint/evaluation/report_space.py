@@ -12,7 +12,7 @@ from typing import Any
 
 from counterpoint.evaluation.figures import SYSTEMS, percent
 from counterpoint.evaluation.figures_space import TIMES, draw_plane, draw_scores, draw_spectrum, effective_dimensions
-from counterpoint.evaluation.markup import Section, drawn, embedded, section, table, tag
+from counterpoint.evaluation.markup import Html, Section, drawn, embedded, section, table, tag
 
 SIGNS = "●■▲◆▼✚✖★⬟⬢"  # of the groups of a map, in the order in which map.js draws them
 CAVEAT = (
@@ -52,7 +52,7 @@ def space_map(found: Mapping[str, Any]) -> list[Section]:
         )
         for time in TIMES
     ]
-    find = tag("label", "Ring items that contain ", tag("input", type="search", id="map-find"))
+    find = tag("label", "Ring items that contain ", Html('<input type="search" id="map-find">'))
     head = ["item", *(f"nearest to it, {SYSTEMS[time]}" for time in TIMES)]
     words = tag(
         "details",
@@ -110,16 +110,25 @@ def space_scores(scores: Mapping[str, Any], shift: Sequence[Mapping[str, float]]
     if not scores:
         return []
     positive, negative = (sum(kind) for kind in scores["counts"][0])
-    yes, no = scores["names"]
-    said = f"{positive:,} {yes} and {negative:,} {no} (drawn at random where there are more). The further the two are apart, "
-    said += "the better a single cut-off tells them apart."
-    rows = [_cut_off(line, negative) for line in shift]
-    head = ["accepted from", "accept now from", "others that pass", "if you leave the cut-off", "positives that pass"]
+    yes, no = (name.capitalize() for name in scores["names"])
+    said = f"{yes}: {positive:,}. {no}: {negative:,}, drawn at random where there are more. "
+    said += "The further apart the two lie, the better one cut-off tells them apart."
+    useful = [line for line in shift if round(line["false_positives"] * negative) >= FEW_PASS]
     parts = [tag("p", said), drawn(draw_scores(scores))]
-    useful = [line for line in shift if line["false_positives"] * negative >= FEW_PASS]
     parts.append(tag("p", *(_said(useful[len(useful) // 2]) if useful else [NOT_TO_SAY])))
-    caption = "Fixed cut-offs, moved so that as many other pairs pass as before"
-    return section("scores", "Scores and cut-offs", *parts, table(caption, head, rows, stacked=True))
+    if useful:
+        head = ["accepted from", "accept now from", "others that pass", "if you leave it", "positives that pass"]
+        caption = "Fixed cut-offs, moved so that as many other pairs pass as before"
+        parts.append(table(caption, head, [_cut_off(line, negative) for line in useful], stacked=True))
+    if useful and len(useful) < len(shift):
+        first = min(line["threshold"] for line in shift if line not in useful)
+        parts.append(
+            tag(
+                "p",
+                f"From {first:.1f} on fewer than {FEW_PASS} of the other pairs passed: too few to move a cut-off by.",
+            )
+        )
+    return section("scores", "Scores and cut-offs", *parts)
 
 
 def _said(line: Mapping[str, float]) -> list[object]:
@@ -131,13 +140,15 @@ def _said(line: Mapping[str, float]) -> list[object]:
 
 
 def _cut_off(line: Mapping[str, float], negative: int) -> list[object]:
-    passed = round(line["false_positives"] * negative)
-    kept = round(line["kept"] * negative)
-    known = passed >= FEW_PASS
-    recalls = [percent(line["recall_before"]), percent(line["recall_after"]) if known else "-"]
-    moved = f"{line['moved']:.2f}" if known else "too few others passed to say"
-    share = f"{passed:,} of {negative:,}"
-    return [f"{line['threshold']:.1f}", moved, share, f"{kept:,} others pass", " → ".join(recalls)]
+    passed, left = (round(line[key] * negative) for key in ("false_positives", "kept"))
+    recalls = " → ".join(percent(line[key]) for key in ("recall_before", "recall_after"))
+    return [
+        f"{line['threshold']:.1f}",
+        f"{line['moved']:.2f}",
+        f"{passed:,} of {negative:,}",
+        f"{left:,} others pass",
+        recalls,
+    ]
 
 
 def space_shape(plane: Mapping[str, Any], spectra: Sequence[Sequence[float]]) -> list[Section]:
