@@ -31,6 +31,15 @@ class Refusal(ValueError):
         line += f": {remedy}" if remedy else ""
         super().__init__(" ".join(line.split()))
 
+    def at(self, place: str) -> Refusal:
+        """The same, with the larger thing named that it is about.
+
+        >>> print(Refusal("texts", "none", where="row 3").at("--eval general"))
+        wanted texts, got none (--eval general, row 3)
+        """
+        wanted, came, where, remedy = self.parts
+        return Refusal(wanted, came, where=f"{place}, {where}" if where else place, remedy=remedy)
+
 
 def closest(word: str, known: Iterable[str]) -> str:
     """A remedy that names the known word nearest to a mistyped one, else all of them.

@@ -77,5 +77,6 @@ def test_contrast_in_both_schemes() -> None:
         for verdict in ("good", "even", "bad"):
             assert contrast(scheme[verdict], scheme[f"{verdict}-panel"]) >= 4.5
             assert contrast(scheme["ink"], scheme[f"{verdict}-panel"]) >= 4.5
-        for mark in ("before", "after", "bm25", "raw", "pca", "random", "dev"):
+        assert contrast(scheme["good"], scheme["page"]) >= 4.5
+        for mark in (*(f"group-{i}" for i in range(10)), "before", "after", "bm25", "raw", "pca", "random", "dev"):
             assert contrast(scheme[mark], scheme["page"]) >= 3

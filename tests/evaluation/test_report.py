@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections import Counter
 from dataclasses import replace
 from hashlib import sha256
@@ -14,6 +14,7 @@ from html.parser import HTMLParser
 from importlib import resources
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 from counterpoint.evaluation.markup import MOST_CHARACTERS, excerpt
@@ -108,7 +109,57 @@ COST = {
     "machine": {"processor": "a processor", "memory_bytes": 16_000_000_000, "accelerator": None},
     "steps_per_second": 0.34,
 }
+
+
+def example(
+    kind: str, query: str, positive: str, ranks: tuple[int, int], before: list[str], after: list[str]
+) -> dict[str, object]:
+    found = {
+        f"found_{time}": [{"text": text, "positive": text == positive} for text in texts]
+        for time, texts in (("before", before), ("after", after))
+    }
+    return {"kind": kind, "query": query, "positive": positive, "before": ranks[0], "after": ranks[1], **found}
+
+
 CODE = "\n".join(f"line_{i} = {i}" for i in range(40))
+SPACE = {
+    "map": {
+        "of": 50,
+        "groups": ["query", "candidate"],
+        "group": [0, 0, 1],
+        "points": [[[0, 32767, 9000], [9, 10, 30000]], [[0, 20000, 3], [4, 5, 32767]]],
+        "texts": ["one dot", "two", "three"],
+        "mate": [2, -1, -1],
+        "ranks": [[101, 3, 0], [2, 1, 0]],
+        "told": [["one dot", "two", "three"]],
+    },
+    "scores": {
+        "names": ["pairs that belong", "pairs that do not"],
+        "edges": [-1.0, -0.5, 0.0, 0.5, 1.0],
+        "counts": [[[0, 0, 1, 3], [0, 1500, 450, 50]], [[0, 0, 0, 4], [0, 1990, 10, 0]]],
+        "medians": [[0.6, -0.1], [0.8, -0.2]],
+    },
+    "shift": [
+        {
+            "threshold": 0.5,
+            "moved": 0.31,
+            "false_positives": 0.025,
+            "kept": 0.0005,
+            "recall_before": 0.75,
+            "recall_after": 1.0,
+        },
+        {
+            "threshold": 0.7,
+            "moved": 0.44,
+            "false_positives": 0.002,
+            "kept": 0.0,
+            "recall_before": 0.5,
+            "recall_after": 1.0,
+        },
+    ],
+    "plane": {"alignment": [1.2, 0.9], "uniformity": [-2.5, -3.0], "pairs": 4, "rows": 5},
+    "spectrum": [[0.5, 0.25, 0.25], [0.25, 0.25, 0.25, 0.25]],
+}
 STORY = Story(
     run=RUN,
     metrics=METRICS,
@@ -117,12 +168,13 @@ STORY = Story(
     dev=[(0, 0.71), (10, 0.74), (20, 0.76), (30, 0.78), (40, 0.77)],
     ranks=([1, 1, 5, 20, 101, 1, 2, 101], [1, 1, 1, 3, 40, 2, 2, 101]),
     examples=[
-        {"query": "climber", "positive": CODE, "before": 101, "after": 1, "top_before": "wrong one", "top_after": CODE},
-        {"query": "faller", "positive": "p", "before": 2, "after": 9, "top_before": "q", "top_after": "other one"},
-        {"query": "sitter", "positive": "p", "before": 4, "after": 4, "top_before": "q", "top_after": "q"},
+        example("up", "climber", CODE, (101, 1), ["wrong one"], [CODE, "close one"]),
+        example("down", "faller", "p", (2, 9), ["q", "p"], ["other one"]),
+        example("low", "sitter " * 30, "p", (101, 101), [], ["far one"]),
     ],
     searches=[{"query": "read a file", "before": ["first old", "shared"], "after": ["shared", "first new"]}],
     token_lengths={"anchor": [5, 20, 47, 48, 49, 60], "positive": [10, 95, 96, 97, 300, 900]},
+    space=SPACE,
 )
 NOTHING = Story({}, {}, {}, [], [], None, [], [], {})
 
@@ -182,20 +234,23 @@ def test_everything_is_escaped() -> None:
     }
     metrics = {**METRICS, "metric": ATTACK, "sentence": ATTACK, "resampled": ATTACK, "verdict": "better"}
     metrics |= {system: {ATTACK: interval(0.5, 0.1)} for system in ("before", "after", "difference", "bm25")}
-    example = dict.fromkeys(("query", "positive", "top_before"), ATTACK) | {"top_after": ATTACK * 99}
-    example |= {"before": 3, "after": 1}
+    moved = example("up", ATTACK, ATTACK, (3, 1), [ATTACK], [ATTACK * 99])
     cost = {"seconds": {ATTACK: 1.0}, "machine": {ATTACK: ATTACK}}
     search = {"query": ATTACK, "before": [ATTACK], "after": [f"x\n{ATTACK}"]}
-    story = Story(run, metrics, cost, [1.0], [(1, 0.5)], ([1], [2]), [example], [search], {ATTACK: [3, 9]})
+    story = Story(run, metrics, cost, [1.0], [(1, 0.5)], ([1], [2]), [moved], [search], {ATTACK: [3, 9]})
+    space = {**SPACE, "map": {**SPACE["map"], "texts": [ATTACK] * 3, "groups": [ATTACK] * 2, "told": [[ATTACK] * 3]}}
+    story = replace(story, space={**space, "scores": {**SPACE["scores"], "names": [ATTACK] * 2}})
     attacked = shown(story)
     assert attacked.open == []
     assert not attacked.all("img")
     kinds = Counter(found.get("type", "code") for name, found in attacked.elements if name == "script")
-    assert kinds == {"code": 2, "application/json": len(attacked.all("figure"))}
+    plots = [found for _, found in attacked.elements if found.get("class") in ("plot", "map")]
+    assert kinds == {"code": 2, "application/json": len(plots)}
     assert attacked.seen.count("<script>alert(1)</script>") > 25
     for drawing in attacked.all("script", type="application/json"):
         assert "<" not in drawing
-        assert "<script" not in json.dumps(json.loads(drawing))  # plotly reads tags in its labels
+        if '"layout"' in drawing:
+            assert "<script" not in json.dumps(json.loads(drawing))  # plotly reads tags in its labels
 
 
 def test_numbers_of_the_story_appear(page: Page) -> None:
@@ -214,7 +269,17 @@ def test_numbers_of_the_story_appear(page: Page) -> None:
 def test_same_story_same_page() -> None:
     assert render(STORY) == render(replace(STORY))
     ids = [found["id"] for name, found in shown().elements if found.get("class") == "plot"]
-    names = ["metrics", "difference", "training", "ranks", "lengths-anchor", "lengths-positive"]
+    names = [
+        "metrics",
+        "difference",
+        "ranks",
+        "scores",
+        "plane",
+        "spectrum",
+        "training",
+        "lengths-anchor",
+        "lengths-positive",
+    ]
     assert ids == [f"figure-{name}" for name in names]
 
 
@@ -267,14 +332,19 @@ def test_notes_beside_the_verdict(page: Page) -> None:
 
 
 HEADINGS = {
-    "metrics": "Before and after",
-    "loss": "Training",
-    "ranks": "Where ranks moved",
-    "examples": "Queries that moved most",
-    "searches": "Searches, before and after",
-    "cost": "What it cost",
+    "metrics": ["Before and after"],
+    "ranks": ["Where ranks moved"],
+    "examples": ["Queries that moved most, and those still lowest"],
+    "searches": ["Searches, before and after"],
+    "space": ["Scores and cut-offs", "Map of the test items", "The shape of the space"],
+    "loss": ["Training"],
+    "cost": ["What it cost"],
 }
-TITLES = [*list(HEADINGS.values())[:5], "The data", "What it cost", "How to go on", "How to repeat it"]
+TITLES = [
+    *("Before and after", "Where ranks moved", "Scores and cut-offs", *HEADINGS["examples"], *HEADINGS["searches"]),
+    *("Map of the test items", "The shape of the space"),
+    *("Training", "The data", "What it cost", "How to go on", "How to repeat it"),
+]
 
 
 @pytest.mark.parametrize("part", HEADINGS)
@@ -282,8 +352,23 @@ def test_missing_part_leaves_no_heading(page: Page, part: str) -> None:
     parts = {part: getattr(NOTHING, part)} | ({"dev": []} if part == "loss" else {})
     found = shown(replace(STORY, **parts))
     assert page.all("h2") == TITLES
-    assert found.all("h2") == [title for title in TITLES if title != HEADINGS[part]]
-    assert len(found.all("a")) == len(TITLES) - 1
+    assert found.all("h2") == [title for title in TITLES if title not in HEADINGS[part]]
+    assert len(found.all("a")) == len(TITLES) - len(HEADINGS[part])
+
+
+@pytest.mark.parametrize(
+    ("part", "heading"),
+    [("map", "Map of the test items"), ("scores", "Scores and cut-offs"), ("plane", None), ("spectrum", None)],
+)
+def test_missing_part_of_the_space(part: str, heading: str | None) -> None:
+    found = shown(replace(STORY, space={key: value for key, value in SPACE.items() if key != part}))
+    assert found.all("h2") == [title for title in TITLES if title != heading]
+    ids = {element.get("id") for _, element in found.elements}
+    assert f"figure-{part}" not in ids
+    assert ("figure-map-before" in ids) == (part != "map")
+    assert len([s for s in found.all("script") if "stamps" in s]) == (
+        part != "map"
+    )  # the map's script comes with a map
 
 
 def test_nothing_known_is_still_a_page() -> None:
@@ -300,6 +385,7 @@ def test_smaller_gaps() -> None:
     one_way = shown(replace(STORY, examples=STORY.examples[:1]))
     assert "Moved up" in one_way.all("h3")
     assert "Moved down" not in one_way.all("h3")
+    assert "Still lowest" not in one_way.all("h3")
     alike = {"how": "texts", "unit": "texts", "sizes": {"train": 9}}
     assert "How the rows were split: texts" in shown(replace(STORY, run={**RUN, "split": alike})).all("caption")
     ids = [found.get("id") for _, found in shown(replace(STORY, token_lengths={"anchor": []})).elements]
@@ -336,13 +422,60 @@ def test_ranks_are_counted() -> None:
 
 
 def test_examples_by_direction(page: Page) -> None:
-    up, down = [t for t in page.all("table") if "query" in t and "first result" in t]
-    assert "climber" in up
-    assert "beyond 100 → 1" in up
-    assert "its positive" in up.split("wrong one")[1]
-    assert "faller" in down
-    assert "2 → 9" in down
-    assert "sitter" not in page.seen
+    up, down, low = page.all("details", **{"class": "example"})
+    assert "rank beyond 100 → 1 climber" in up
+    old, new = up.split("first results after training")
+    assert ("wrong one" in old, "✓ positive" in old) == (True, False)
+    assert new.startswith("✓ positive line_0 = 0")
+    assert new.count("✓ positive") == 1
+    assert "close one" in new
+    assert "rank 2 → 9 faller" in down
+    assert "✓ positive p" in down.split("first results after training")[0]
+    assert "nothing found" in low
+    assert low.startswith("rank beyond 100 → beyond 100 sitter")
+    assert "…" in low
+    assert ("sitter " * 30).strip() in low  # whole, below its heading
+    assert [h for h in page.all("h3") if "“" not in h] == ["Moved up", "Moved down", "Still lowest"]
+
+
+def test_cut_offs_in_words(page: Page) -> None:
+    assert "If you accepted pairs from 0.5 on, accept from 0.31 on now:" in page.seen
+    assert "100\xa0% of the positives instead of 75\xa0%".replace("\xa0", " ") in page.seen
+    [moved] = [t for t in page.all("table") if "accept now from" in t]
+    assert "50 of 2,000" in moved
+    assert "1 others pass" in moved
+    assert "0.44" not in moved
+    assert "From 0.7 on fewer than 5 of the other pairs passed" in page.seen
+    few = {**SPACE, "shift": [SPACE["shift"][1]]}
+    assert "Hardly any of the other pairs" in shown(replace(STORY, space=few)).seen
+
+
+def test_shape_in_words(page: Page) -> None:
+    assert "about 2.8 of 3 directions before and 4.0 of 4 after" in page.seen
+    labels = {found.get("id"): found.get("aria-label") for _, found in page.elements}
+    assert "Alignment from 1.200 to 0.900" in labels["figure-plane"]
+    assert "uniformity from -2.500 to -3.000" in labels["figure-plane"]
+    assert "along 1 before and 2 after training" in labels["figure-spectrum"]
+    assert "pairs that do not have a median score of -0.100 before and -0.200 after" in labels["figure-scores"]
+
+
+def test_map_holds_each_text_once(page: Page) -> None:
+    labels = {found.get("id"): found.get("aria-label") for _, found in page.elements}
+    assert labels["figure-map-after"] == "Map of 3 of 50 items, drawn at random after training: 2 query, 1 candidate."
+    [packed] = [json.loads(s) for s in page.all("script", type="application/json") if '"mate"' in s]
+    assert packed["texts"] == ["one dot", "two", "three"]
+    assert np.frombuffer(b64decode(packed["points"][0][0]), "<i2").tolist() == [0, 32767, 9000]
+    assert np.frombuffer(b64decode(packed["mate"]), "<i2").tolist() == [2, -1, -1]
+    assert np.frombuffer(b64decode(packed["ranks"][0]), "<u1").tolist() == [101, 3, 0]
+
+
+def test_links_stand_in_groups(page: Page) -> None:
+    [nav] = page.all("nav")
+    places = [
+        nav.index(name) for name in ("The result", "Before and after", "Queries", "Searches", "The space", "The run")
+    ]
+    assert places == sorted(places)
+    assert "Queries" not in shown(replace(STORY, examples=[], searches=[])).all("nav")[0]
 
 
 def test_long_text_is_whole_behind_its_expander() -> None:
@@ -367,7 +500,7 @@ def test_searches_name_what_is_new(page: Page) -> None:
 
 def test_figures_can_be_read_without_seeing(page: Page) -> None:
     plots = [at for at, (_, found) in enumerate(page.elements) if found.get("class") == "plot"]
-    assert len(plots) == 6
+    assert len(plots) == 9
     for at in plots:
         assert page.elements[at][1]["role"] == "img"
         assert len(page.elements[at][1]["aria-label"]) > 30

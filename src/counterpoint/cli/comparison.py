@@ -13,6 +13,7 @@ from counterpoint.cli.words import (
     Allow,
     Anchor,
     Delimiter,
+    Evals,
     Group,
     Ignore,
     Label,
@@ -79,6 +80,7 @@ def compare(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = Run.device,
     select: Annotated[str, typer.Option(help="The step to keep: dev, rankme, neighbours or last.")] = Run.select,
     corpus: Annotated[str | None, typer.Option(metavar="FILE", help="Texts to rank against.")] = None,
+    eval_: Evals = None,
     anchor: Anchor = None,
     positive: Positive = None,
     negative: Negative = None,
@@ -114,6 +116,7 @@ def compare(
     given = dict(locals())
     settings = {f.name: given[f.name] for f in fields(Run) if f.name in given and f.name != "out"}
     settings |= {"settings": named(set_, "--set"), "prompts": named(prompt, "--prompt"), "roles": roles_of(given)}
+    settings |= {"evals": named(eval_, "--eval")}
     settings |= {"lengths": whole_numbers(named(length, "--length")), "allow": tuple(allow or ())}
     grid = choices(named(tune, "--tune"), "--tune")
     methods = [name.strip() for name in recipes.split(",") if name.strip()]

@@ -13,6 +13,7 @@ from counterpoint.cli.words import (
     Allow,
     Anchor,
     Delimiter,
+    Evals,
     Group,
     Ignore,
     Label,
@@ -156,6 +157,7 @@ def evaluate(
         list[str] | None, typer.Option(metavar="MODEL", help="Another model; 'random': the same without training.")
     ] = None,
     anomaly: Annotated[str | None, typer.Option(metavar="LABEL", help="The label of what is not normal.")] = None,
+    eval_: Evals = None,
     out: Annotated[str | None, typer.Option(metavar="FILE", help="A new .json for the numbers.")] = None,
     corpus: Annotated[str | None, typer.Option(metavar="FILE", help="More texts to rank against.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(metavar="ROLE=TEXT", help="Put before texts.")] = None,
@@ -197,6 +199,8 @@ def evaluate(
 
       counterpoint evaluate all-MiniLM-L6-v2 beir/scifact
 
+      counterpoint evaluate runs/clicks-pairs-1 clicks.csv --eval general=sts.csv --against all-MiniLM-L6-v2
+
       counterpoint evaluate raw sensors.npz --anomaly broken
     """
     given = dict(locals())
@@ -206,4 +210,6 @@ def evaluate(
     Run(**settings)  # a bad setting is refused before torch is loaded
     from counterpoint.verbs.evaluate import evaluate as run_evaluate
 
-    run_evaluate(model, data, against=tuple(against or ()), anomaly=anomaly, out=out, **settings)
+    run_evaluate(
+        model, data, against=tuple(against or ()), anomaly=anomaly, evals=named(eval_, "--eval"), out=out, **settings
+    )

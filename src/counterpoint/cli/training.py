@@ -13,6 +13,7 @@ from counterpoint.cli.words import (
     Allow,
     Anchor,
     Delimiter,
+    Evals,
     Group,
     Ignore,
     Label,
@@ -112,6 +113,7 @@ def fit(
         str, typer.Option("--on-sick", help="A run that will hardly recover: warn or stop.")
     ] = Run.on_sick,
     corpus: Annotated[str | None, typer.Option(metavar="FILE", help="Texts to rank against.")] = None,
+    eval_: Evals = None,
     anchor: Anchor = None,
     positive: Positive = None,
     negative: Negative = None,
@@ -154,12 +156,15 @@ def fit(
       counterpoint fit clicks.csv --freeze 3 --layer-decay 0.9 --evaluations 20 --patience 4
 
       counterpoint fit a.csv b.csv --order by_source --order-set temperature=2
+
+      counterpoint fit clicks.csv --eval general=sts.csv --eval faq=faq.csv
     """
     given = dict(locals())
     settings = {f.name: given[f.name] for f in fields(Run) if f.name in given}
     settings |= {"settings": named(set_, "--set"), "prompts": named(prompt, "--prompt"), "roles": roles_of(given)}
     settings |= {"lengths": whole_numbers(named(length, "--length")), "allow": tuple(allow or ())}
     settings |= {"order_settings": named(order_set, "--order-set"), "mining": values(named(mining, "--mining"))}
+    settings |= {"evals": named(eval_, "--eval")}
     settings |= {"source_weights": numbers(named(source_weight, "--source-weight"), "--source-weight")}
     Run(**settings)  # a bad number is refused before torch is loaded
     from counterpoint.verbs.fit import fit as run_fit

@@ -26,6 +26,12 @@ Time = Annotated[str | None, _column("time", "Test on the latest rows.")]
 Source = Annotated[str | None, _column("source", "Where a row comes from.")]
 Ignore = Annotated[list[str] | None, typer.Option(metavar="COLUMN", help="Give a column no role.")]
 Match = Annotated[str | None, typer.Option(metavar="LABEL", help="The label of pairs that belong together.")]
+Evals = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--eval", metavar="NAME=DATA", help="Other data to measure on too, such as what must not be forgotten."
+    ),
+]
 Delimiter = Annotated[str | None, typer.Option(help="Of csv and tsv.")]
 Allow = Annotated[list[str] | None, typer.Option(metavar="CODE", help="Go on in spite of a finding of 'check'.")]
 

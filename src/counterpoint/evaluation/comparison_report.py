@@ -8,12 +8,12 @@ from typing import Any
 
 from counterpoint.evaluation import comparison_figures as figures
 from counterpoint.evaluation.comparison_figures import name_of
-from counterpoint.evaluation.figures import duration, metric_name, number, span
+from counterpoint.evaluation.figures import duration, finite, metric_name, number, span
 from counterpoint.evaluation.intervals import Interval
-from counterpoint.evaluation.markup import Html, command, drawn, join, table, tag
+from counterpoint.evaluation.markup import Html, Section, command, drawn, join, section, table, tag
 from counterpoint.evaluation.page import page
 from counterpoint.evaluation.ranking import Ranking
-from counterpoint.evaluation.report import MEANINGS, SCRIPT, Section
+from counterpoint.evaluation.report import MEANINGS, SCRIPT
 
 OVER = {
     "seeds": "over seeds: would training again, with other seeds, end alike? They say nothing about other questions.",
@@ -38,6 +38,7 @@ class Comparison:
         notes: what a reader has to know besides.
         chosen: method -> what tuning chose.
         about: command, versions, machine.
+        elsewhere: other data -> task, metric, before, and for each method the change of its metric.
     """
 
     ranking: Ranking
@@ -52,6 +53,7 @@ class Comparison:
     notes: Sequence[str] = ()
     chosen: Mapping[str, str] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+    elsewhere: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def ranks_in_words(ranks: tuple[int, int]) -> str:
@@ -136,7 +138,7 @@ def _head(shown: Comparison, sections: Sequence[Section]) -> Html:
         ("training took", duration(total), "all runs together"),
     ]
     told = [tag("div", tag("dt", name), tag("dd", value, tag("small", more))) for name, value, more in facts]
-    links = [tag("li", tag("a", section.title, href=f"#{section.name}")) for section in sections]
+    links = [tag("li", tag("a", one.title, href=f"#{one.name}")) for one in sections]
     return tag(
         "header",
         tag("p", f"Comparison of training methods: {shown.lines.get('protocol', '')}", class_="about"),
@@ -146,7 +148,7 @@ def _head(shown: Comparison, sections: Sequence[Section]) -> Html:
     )
 
 
-def _ranking(shown: Comparison) -> Section:
+def _ranking(shown: Comparison) -> list[Section]:
     ranking, metric = shown.ranking, metric_name(shown.metric)
     first = ranking.order[0]
     head = [
@@ -174,7 +176,7 @@ def _ranking(shown: Comparison) -> Section:
     meaning = MEANINGS.get(shown.metric.partition("@")[0])
     explained = tag("p", f"{metric}: {meaning}", class_="muted") if meaning else Html()
     parts = [tag("p", said), table("All systems, the best first", head, rows, stacked=True), explained, drawn(figure)]
-    return Section("ranking", "Ranking", join(parts))
+    return section("ranking", "Ranking", *parts)
 
 
 def _pairs(shown: Comparison) -> list[Section]:
@@ -182,17 +184,17 @@ def _pairs(shown: Comparison) -> list[Section]:
     alike = {"seeds": "the same seed", "items": "the same questions"}[shown.ranking.over]
     said = f"Each two systems on {alike}; {tested} pairs were tested and corrected together."
     figure = drawn(figures.draw_pairs(shown.ranking, metric=shown.metric))
-    return [Section("pairs", "Each against each", join([tag("p", said), figure]))] if figure else []
+    return section("pairs", "Each against each", tag("p", said), figure) if figure else []
 
 
 def _curves(shown: Comparison) -> list[Section]:
     figure = drawn(figures.draw_curves(shown.curves, metric=shown.metric))
-    return [Section("curves", "Learning curves", figure)] if figure else []
+    return section("curves", "Learning curves", figure)
 
 
-def _cost(shown: Comparison) -> Section:
+def _cost(shown: Comparison) -> list[Section]:
     figure = figures.draw_cost(shown.ranking, shown.values, shown.seconds, metric=shown.metric)
-    return Section("cost", "Cost against quality", drawn(figure))
+    return section("cost", "Cost against quality", drawn(figure))
 
 
 def _others(shown: Comparison) -> list[Section]:
@@ -201,17 +203,30 @@ def _others(shown: Comparison) -> list[Section]:
     head = ["system", *(metric_name(m) for m in shown.others)]
     rows = [[name_of(s), *(number(values[s]) for values in shown.others.values())] for s in shown.ranking.order]
     said = "Means over seeds. The ranking is by one metric alone, which was fixed before anything trained."
-    return [Section("others", "Other metrics", join([tag("p", said), table("Means", head, rows)]))]
+    return section("others", "Other metrics", tag("p", said), table("Means", head, rows))
 
 
-def _protocol(shown: Comparison) -> Section:
+def _elsewhere(shown: Comparison) -> list[Section]:
+    if not shown.elsewhere:
+        return []
+    head = ["other data", "metric", "before", *(name_of(s) for s in shown.trained)]
+    rows = []
+    for name, one in shown.elsewhere.items():
+        changes = [one["changes"][s] for s in shown.trained]
+        cells = [[_signed(c), tag("b", " forgotten") if (finite(c.high) or 0) < 0 else ""] for c in changes]
+        rows.append([name, metric_name(one["metric"]), number(one["before"]), *(join(cell) for cell in cells)])
+    said = "How much each method changed on data that it did not train for. Forgotten: the interval lies below 0."
+    return section("elsewhere", "On other data", tag("p", said), table("Change", head, rows, stacked=True))
+
+
+def _protocol(shown: Comparison) -> list[Section]:
     parts = [table("What is the same for all runs", ["what", "how"], list(shown.lines.items()))]
     if any(words != "defaults" for words in shown.chosen.values()):
         parts.append(table("What tuning chose", ["training method", "chosen"], list(shown.chosen.items())))
-    return Section("protocol", "The protocol", join(parts))
+    return section("protocol", "The protocol", *parts)
 
 
-def _repeat(shown: Comparison) -> Section:
+def _repeat(shown: Comparison) -> list[Section]:
     about = shown.about
     rows = [*(about.get("versions") or {}).items()]
     for name, value in (about.get("machine") or {}).items():
@@ -220,7 +235,7 @@ def _repeat(shown: Comparison) -> Section:
     parts = [command(about["command"])] if about.get("command") else []
     parts.append(tag("p", "The same command again trains nothing new; with more seeds or methods it adds those."))
     parts += [table("Versions and machine", ["what", "value"], rows)] if rows else []
-    return Section("repeat", "How to repeat it", join(parts))
+    return section("repeat", "How to repeat it", *parts)
 
 
 def render_comparison(shown: Comparison) -> str:
@@ -232,8 +247,7 @@ def render_comparison(shown: Comparison) -> str:
     Returns:
         html with plotly.js inlined once, about 5 MB.
     """
-    sections = [
-        _ranking(shown), *_pairs(shown), *_curves(shown), _cost(shown), *_others(shown), _protocol(shown), _repeat(shown)
-    ]  # fmt: skip
+    parts = (_ranking, _pairs, _elsewhere, _curves, _cost, _others, _protocol, _repeat)
+    sections = [one for part in parts for one in part(shown)]
     title = f"{headline_of(shown)} - comparison of training methods"
     return page(title, _head(shown, sections), sections, script=SCRIPT, style=figures.STYLE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from html import escape
+from typing import NamedTuple
 
 from counterpoint.evaluation.figures import Figure
 
@@ -17,6 +18,21 @@ class Html(str):
     """Text that is markup already. Everything else is escaped before it reaches the page."""
 
     __slots__ = ()
+
+
+class Section(NamedTuple):
+    """A part of the page with a heading, and what a link to it is called."""
+
+    name: str
+    title: str
+    body: Html
+    short: str
+
+
+def section(name: str, title: str, *parts: Html, short: str | None = None) -> list[Section]:
+    """No section where there is nothing to show."""
+    body = join(parts)
+    return [Section(name, title, body, short or title)] if body else []
 
 
 def tag(element: str, *inside: object, **attributes: object) -> Html:
@@ -48,24 +64,29 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[object]], *
     return tag("table", tag("caption", caption), *parts, role="table", class_="stacked" if stacked else None)
 
 
+def embedded(data: str) -> Html:
+    """Json in the page, which no text in it can end."""
+    return tag("script", Html(data.replace("<", "\\u003c")), type="application/json")
+
+
 def drawn(figure: Figure | None) -> Html:
     """A figure with its title, its text alternative and its numbers as a table."""
     if figure is None:
         return Html()
-    data = json.dumps(figure.drawing, sort_keys=True, allow_nan=False).replace("<", "\\u003c")
+    data = json.dumps(figure.drawing, sort_keys=True, allow_nan=False)
     return tag(
         "figure",
         tag("figcaption", figure.title),
         tag("div", id=f"figure-{figure.name}", class_="plot", role="img", aria_label=figure.label),
-        tag("script", Html(data), type="application/json"),
+        embedded(data),
         tag("details", tag("summary", "The numbers as a table"), table(figure.title, figure.head, figure.rows)),
     )
 
 
-def excerpt(text: object) -> Html:
-    """The beginning of a text, and the rest behind an expander."""
+def excerpt(text: object, most: int = MOST_CHARACTERS) -> Html:
+    """The beginning of a text, and the rest behind an expander, up to so many characters in all."""
     whole = str(text).strip("\n")
-    kept = whole[:MOST_CHARACTERS]
+    kept = whole[:most]
     shown = "\n".join(kept.split("\n")[:SHOWN_LINES])
     if len(shown) > SHOWN_CHARACTERS:
         shown = shown[:SHOWN_CHARACTERS].rsplit(maxsplit=1)[0]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from importlib import resources
 
-from counterpoint.evaluation.markup import Html, tag
+from counterpoint.evaluation.markup import Html, Section, tag
 
 
 def _allowed(*scripts: str) -> str:
@@ -17,13 +17,13 @@ def _allowed(*scripts: str) -> str:
     return f"default-src 'none'; script-src {hashes}; {rest}"
 
 
-def page(title: str, header: Html, sections: Sequence[tuple[str, str, Html]], *, script: str, style: str = "") -> str:
+def page(title: str, header: Html, sections: Sequence[Section], *, script: str, style: str = "") -> str:
     """The whole page; the same for the same parts.
 
     Args:
         title: of the window.
         header: what stands before the sections.
-        sections: name, heading and body of each.
+        sections: what it is made of.
         script: runs after plotly.js.
         style: css beside that of report.css.
 
@@ -34,7 +34,7 @@ def page(title: str, header: Html, sections: Sequence[tuple[str, str, Html]], *,
 
     library = get_plotlyjs().replace("\r\n", "\n")  # as the browser reads it, or the hash is another
     common = resources.files("counterpoint.evaluation").joinpath("report.css").read_text(encoding="utf-8")
-    main = [tag("section", tag("h2", heading, id=n), body, aria_labelledby=n) for n, heading, body in sections]
+    main = [tag("section", tag("h2", s.title, id=s.name), s.body, aria_labelledby=s.name) for s in sections]
     head = [
         Html('<meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'),
         Html(f'<meta http-equiv="Content-Security-Policy" content="{_allowed(library, script)}">'),

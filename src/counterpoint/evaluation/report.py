@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from counterpoint.evaluation import figures
 from counterpoint.evaluation.figures import change_in_words, duration, finite, metric_name, number, percent, span
 from counterpoint.evaluation.health import draw_health, said_of
-from counterpoint.evaluation.markup import Html, command, drawn, excerpt, join, table, tag
+from counterpoint.evaluation.markup import Html, Section, command, drawn, join, section, table, tag
 from counterpoint.evaluation.page import page
+from counterpoint.evaluation.report_queries import moved_queries, searches
+from counterpoint.evaluation.report_space import map_script, space_map, space_scores, space_shape
 
 WORDS = {
     "worse": "Worse: keep what you had",
@@ -31,6 +33,7 @@ BESIDE = {
     "pca": "The distance in principal components, without training,",
     "random": "The same encoder with random weights",
 }
+MOVED = ("before", "after", "difference")
 PHASES = {"read": "reading the data", "before": "measuring before", "train": "training", "after": "measuring after"}
 LEVELS = {"warn": "warning", "refuse": "serious, allowed on request"}
 SCRIPT = """
@@ -73,10 +76,12 @@ class Story:
         loss: of each step.
         dev: (step, deciding metric on the dev rows).
         ranks: rank of the first positive of each query, before and after; 1-based, 101 is beyond 100.
-        examples: those that moved most, up and down: query, positive, before, after, top_before, top_after.
+        examples: queries that moved most ("kind" up or down) or stand lowest ("low"): query, positive, ranks before and after,
+            and first results found_before and found_after, each with "text" and whether it is "positive".
         searches: query, before and after, the latter two lists of texts, the best first.
         token_lengths: role -> token counts of a sample of its texts.
         health: readings and findings, as `training.health.Health.record` gives them.
+        space: map, scores, shift, plane, spectrum, as `evaluation.portrait.portrait` gives them.
     """
 
     run: Mapping[str, Any]
@@ -89,14 +94,7 @@ class Story:
     searches: Sequence[Mapping[str, Any]]
     token_lengths: Mapping[str, Sequence[int]]
     health: Mapping[str, Any] = field(default_factory=dict)
-
-
-class Section(NamedTuple):
-    """A part of the page with a heading."""
-
-    name: str
-    title: str
-    body: Html
+    space: Mapping[str, Any] = field(default_factory=dict)
 
 
 def judged(metrics: Mapping[str, Any]) -> tuple[str, str]:
@@ -140,6 +138,8 @@ def _notes(story: Story, verdict: str) -> list[str]:
         if other is not None and own is not None and other > own:
             notes.append(f"{said} scores {number(other)}, the trained model {number(own)}.")
     notes += [f"Before means {metrics['had']}."] if metrics.get("had") else []
+    lost = [name for name, one in (metrics.get("others") or {}).items() if one["verdict"] == "forgotten"]
+    notes += [f"It got worse on other data: {', '.join(lost)}. See On other data."] if lost else []
     main_one = differences.get(main, {})
     if finite(main_one.get("low")) is not None and main_one["low"] == main_one.get("high") != 0:
         notes.append("The interval has no width: too few independent groups of queries to tell the change from chance.")
@@ -165,7 +165,7 @@ def _parted(difference: Mapping[str, Any]) -> tuple[str, str]:
     return value, f"95 % interval {interval.rstrip(')')}" if interval else ""
 
 
-def _head(story: Story, sections: Sequence[Section]) -> Html:
+def _head(story: Story, groups: Mapping[str, Sequence[Section]]) -> Html:
     run, metrics, (verdict, sentence) = story.run, story.metrics, judged(story.metrics)
     main = metrics.get("metric", "")
     before, after, difference = ((metrics.get(x) or {}).get(main, {}) for x in ("before", "after", "difference"))
@@ -184,7 +184,11 @@ def _head(story: Story, sections: Sequence[Section]) -> Html:
     facts += [_fact("training took", duration(seconds), steps)] if seconds is not None else []
     known = [f"{name} {run[key]}" for name, key in (("Training method", "recipe"), ("model", "model")) if run.get(key)]
     about = ", ".join(known + ([f"{run['rows']:,} rows"] if run.get("rows") else []))
-    links = [tag("li", tag("a", section.title, href=f"#{section.name}")) for section in sections]
+    links = [
+        tag("li", group, tag("ul", *(tag("li", tag("a", s.short, href=f"#{s.name}")) for s in sections)))
+        for group, sections in groups.items()
+        if sections
+    ]
     return tag(
         "header",
         tag("p", about, class_="about"),
@@ -192,12 +196,6 @@ def _head(story: Story, sections: Sequence[Section]) -> Html:
         tag("dl", *facts, class_="facts") if facts else "",
         tag("nav", tag("ul", *links), aria_label="on this page") if links else "",
     )
-
-
-def _section(name: str, title: str, *parts: Html) -> list[Section]:
-    """No section where there is nothing to show."""
-    body = join(parts)
-    return [Section(name, title, body)] if body else []
 
 
 def _proof(story: Story) -> list[Section]:
@@ -215,14 +213,29 @@ def _proof(story: Story) -> list[Section]:
         part for text, names in meanings.items() if text for part in (tag("dt", ", ".join(names)), tag("dd", text))
     ]
     listed = tag("dl", *explained, class_="plain") if explained else Html()
-    return _section("proof", "Before and after", tag("p", asked), tag("div", *pictures, class_="beside"), listed)
+    return section("proof", "Before and after", tag("p", asked), tag("div", *pictures, class_="beside"), listed)
+
+
+def _others(story: Story) -> list[Section]:
+    """What the model was measured on besides: what it must not forget."""
+    rows = []
+    for name, one in (story.metrics.get("others") or {}).items():
+        metric = one["metric"]
+        old, new, change = (span(one[part].get(metric, {}), sign=part == "difference") for part in MOVED)
+        verdict = tag("b", one["verdict"]) if one["verdict"] == "forgotten" else one["verdict"]
+        rows.append([name, f"{one['task']}, {metric_name(metric)}", old, new, change, verdict])
+    if not rows:
+        return []
+    head = ["data", "asked", "before", "after training", "difference", ""]
+    said = "Data that it was not trained on. Forgotten: the interval of the difference lies below 0."
+    return section("others", "On other data", tag("p", said), table("The main metric", head, rows, stacked=True))
 
 
 def _training(story: Story) -> list[Section]:
     if not len(story.loss) and not len(story.dev):
         return []
     metric, kept = str(story.metrics.get("metric", "")), story.run.get("best_step")
-    return _section(
+    return section(
         "training", "Training", drawn(figures.draw_training(story.loss, story.dev, metric=metric, kept=kept))
     )
 
@@ -230,7 +243,7 @@ def _training(story: Story) -> list[Section]:
 def _health(story: Story) -> list[Section]:
     figure, items = draw_health(story.health), said_of(story.health)
     found = tag("ul", *items) if items else tag("p", "Nothing wrong was found while training.")
-    return _section("health", "Health of the training", found, drawn(figure)) if figure or items else []
+    return section("health", "Health of the training", found, drawn(figure)) if figure or items else []
 
 
 def _moves(story: Story) -> list[Section]:
@@ -248,44 +261,7 @@ def _moves(story: Story) -> list[Section]:
     said += f"{percent(shares['still'])} are unchanged, {percent(shares['down'])} worsened."
     bar = [tag("i", class_=name, style=f"flex:{share:.4f}") for name, share in shares.items() if share]
     strip = tag("div", *bar, class_="share", aria_hidden="true")
-    return _section("ranks", "Where ranks moved", tag("p", said), strip, drawn(figures.draw_ranks(*story.ranks)))
-
-
-def _example(example: Mapping[str, Any]) -> list[object]:
-    ranks = ["beyond 100" if example[x] > 100 else str(example[x]) for x in ("before", "after")]
-    positive, own = example.get("positive", ""), tag("em", "its positive")
-    first = [
-        own if example.get(top) == positive else excerpt(example.get(top, "")) for top in ("top_before", "top_after")
-    ]
-    return [" → ".join(ranks), excerpt(example["query"]), excerpt(positive), *first]
-
-
-def _examples(story: Story) -> list[Section]:
-    parts = []
-    for title, sign in (("Moved up", 1), ("Moved down", -1)):
-        rows = [_example(e) for e in story.examples if sign * (e["before"] - e["after"]) > 0]
-        if rows:
-            head = ["rank before → after", "query", "its positive", "first result before", "first result after"]
-            parts += [
-                tag("h3", title),
-                table("the first positive's rank, and what stood first instead", head, rows, stacked=True),
-            ]
-    return _section("examples", "Queries that moved most", tag("div", *parts, class_="examples") if parts else Html())
-
-
-def _found(title: str, texts: Sequence[str], known: Sequence[str]) -> Html:
-    badge = join([tag("span", "new", class_="badge"), " "])
-    items = [tag("li", "" if text in known else badge, excerpt(text)) for text in texts]
-    return tag("div", tag("h4", title), tag("ol", *items) if items else tag("p", "nothing found"))
-
-
-def _searches(story: Story) -> list[Section]:
-    parts = []
-    for search in story.searches:
-        before, after = list(search.get("before") or ()), list(search.get("after") or ())
-        found = _found("before", before, before), _found("after training", after, before)
-        parts += [tag("h3", "“", search["query"], "”"), tag("div", *found, class_="beside")]
-    return _section("searches", "Searches, before and after", *parts)
+    return section("ranks", "Where ranks moved", tag("p", said), strip, drawn(figures.draw_ranks(*story.ranks)))
 
 
 def _split(split: Mapping[str, Any]) -> Html:
@@ -319,7 +295,7 @@ def _data(story: Story) -> list[Section]:
                 drawn(figures.draw_lengths(role, counts, cut=known.get("tokens"), share=finite(known.get("cut"))))
             )
     parts.append(tag("div", *histograms, class_="beside") if histograms else Html())
-    return _section("data", "The data", *parts)
+    return section("data", "The data", *parts)
 
 
 def _cost(story: Story) -> list[Section]:
@@ -333,13 +309,13 @@ def _cost(story: Story) -> list[Section]:
     for name, value in (cost.get("machine") or {}).items():
         said = f"{value / 1e9:.1f} GB" if name.endswith("_bytes") and value else value
         rows += [] if value is None else [[name.removesuffix("_bytes"), said]]
-    return _section(
+    return section(
         "cost", "What it cost", table("Time, memory and machine", ["what", "how much"], rows) if rows else Html()
     )
 
 
 def _next(story: Story) -> list[Section]:
-    return _section("next", "How to go on", *(command(line) for line in story.run.get("next") or ()))
+    return section("next", "How to go on", *(command(line) for line in story.run.get("next") or ()))
 
 
 def _repeat(story: Story) -> list[Section]:
@@ -356,10 +332,35 @@ def _repeat(story: Story) -> list[Section]:
     parts = [command(run["command"])] if run.get("command") else []
     parts += [tag("p", f"Why this training method: {run['recipe_why']}")] if run.get("recipe_why") else []
     parts += [table("Settings and versions", ["setting", "value"], rows)] if rows else []
-    return _section("repeat", "How to repeat it", *parts)
+    return section("repeat", "How to repeat it", *parts)
 
 
-PARTS = (_proof, _training, _health, _moves, _examples, _searches, _data, _cost, _next, _repeat)
+def _examples(story: Story) -> list[Section]:
+    return moved_queries(story.examples)
+
+
+def _searches(story: Story) -> list[Section]:
+    return searches(story.searches)
+
+
+def _scores(story: Story) -> list[Section]:
+    return space_scores(story.space.get("scores") or {}, story.space.get("shift") or ())
+
+
+def _map(story: Story) -> list[Section]:
+    return space_map(story.space.get("map") or {})
+
+
+def _shape(story: Story) -> list[Section]:
+    return space_shape(story.space.get("plane") or {}, story.space.get("spectrum") or ())
+
+
+PARTS = {
+    "The result": (_proof, _others, _moves, _scores),
+    "Queries": (_examples, _searches),
+    "The space": (_map, _shape),
+    "The run": (_training, _health, _data, _cost, _next, _repeat),
+}
 
 
 def render(story: Story) -> str:
@@ -371,6 +372,8 @@ def render(story: Story) -> str:
     Returns:
         html with plotly.js inlined once, about 5 MB.
     """
-    sections = [section for part in PARTS for section in part(story)]
+    groups = {name: [section for part in parts for section in part(story)] for name, parts in PARTS.items()}
+    sections = [section for some in groups.values() for section in some]
     title = f"{WORDS[judged(story.metrics)[0]]} - {story.run.get('recipe', '')} {story.run.get('model', '')}"
-    return page(title, _head(story, sections), sections, script=SCRIPT)
+    script = SCRIPT + (map_script() if story.space.get("map") else "")
+    return page(title, _head(story, groups), sections, script=script)

@@ -136,7 +136,7 @@ def _resolved(prepared: Prepared, entries: Sequence[Entry], base: Run) -> tuple[
                 run = replace(entry, recipe=name).run(base, trial, seed=base.seed, place=Path("x"))
                 arguments_of(function_of(name), run.settings)
         except Refusal as refusal:
-            raise runs.of_entry(refusal, entry.label) from refusal
+            raise refusal.at(entry.label) from refusal
         found.append(entry if name == entry.recipe else replace(entry, recipe=name, label=label_of(name)))
     labels = [entry.label for entry in found]
     twice = next((label for label in labels if labels.count(label) > 1), None)
@@ -212,6 +212,7 @@ def _finish(protocol: Protocol, results: Results, lines: Mapping[str, str], scre
         seconds={label: results.training_seconds(label).tolist() for label in results.runs},
         seeds=protocol.seeds,
         notes=_notes(results),
+        elsewhere=results.elsewhere(),
     )
     typed = shlex.join(["counterpoint", *sys.argv[1:]]) if Path(sys.argv[0]).name == "counterpoint" else None
     about = {

@@ -58,6 +58,9 @@ class CrossJob:
             self.prepared = first_decides(lambda: prepare(data, run)) or prepare(data, run, checked=True)
         if (kind := self.prepared.samples.items.kind) != "text":
             raise Refusal("texts for a cross-encoder", f"{kind}s", where=self.prepared.samples.source)
+        if run.evals:
+            remedy = "compare the models on it by 'counterpoint evaluate MODEL DATA --against OTHER'"
+            raise Refusal("a model that embeds for --eval", "a cross-encoder", where="--eval", remedy=remedy)
         self.run = run = run.for_kind(kind)
         self.model = str(run.model)
         name, self.choice = choose(self.prepared.samples, run.recipe)

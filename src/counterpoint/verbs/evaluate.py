@@ -11,6 +11,7 @@ import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
+from counterpoint.data.arrays import Arrays
 from counterpoint.errors import Refusal, closest
 from counterpoint.evaluation.rerank import Reranking
 from counterpoint.evaluation.tasks import Measured, Retrieval
@@ -18,6 +19,7 @@ from counterpoint.evaluation.verdict import difference, summarise
 from counterpoint.verbs import table_file
 from counterpoint.verbs.check import show_data, show_findings
 from counterpoint.verbs.console import Screen
+from counterpoint.verbs.others import FORGOTTEN, Other, others_of
 from counterpoint.verbs.questions import HEADLINES, Question, Questions, questions
 from counterpoint.verbs.settings import Run
 from counterpoint.verbs.shifts import shift, show_shift
@@ -61,12 +63,14 @@ class Evaluation:
     Args:
         tasks: one for each that the data allow, the main one first.
         shifts: other model -> what becomes of its cut-offs, see `verbs.shifts.shift`.
+        others: name -> the main task of other data.
 
     Indexing by the name of a task gives what was found on it.
     """
 
     tasks: tuple[Answered, ...]
     shifts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    others: dict[str, Answered] = field(default_factory=dict)
 
     def __getitem__(self, task: str) -> Answered:
         found = next((one for one in self.tasks if one.task == task), None)
@@ -81,6 +85,7 @@ def evaluate(
     *,
     against: Sequence[str | Path] = (),
     anomaly: str | None = None,
+    evals: Mapping[str, str | Path] | None = None,
     out: str | Path | None = None,
     quiet: bool = False,
     **settings: Any,
@@ -98,6 +103,7 @@ def evaluate(
         data: whatever `fit` takes; or a folder in the layout of BEIR (corpus.jsonl, queries.jsonl, qrels/test.tsv).
         against: other models; "random" is the model with random weights. Of pairs, what becomes of their cut-offs is told.
         anomaly: the label of what is not normal.
+        evals: name -> other data, whose main task is asked too; where the model is worse than another, that is told.
         out: a .json file that does not exist yet for the numbers; None writes nothing.
         quiet: print nothing.
         settings: fields of `Run` that say how data are read and texts encoded: roles, delimiter, match, allow, corpus,
@@ -131,8 +137,10 @@ def evaluate(
         show_findings(asked.findings, screen, run.allow)
     for line in asked.notes:
         screen.say(line)
+    others = others_of(replace(run, evals=evals or {}), asked.items.kind, screen)
     measured = _measured(names, asked, run, screen)
     found = _found(names, asked, measured, seed=run.seed)
+    found = replace(found, others=_elsewhere(names, others, run, screen))
     if place is not None:
         table_file.write_json({"schema": SCHEMA, "model": names[0], **asdict(found)}, place)
     show(found, screen)
@@ -155,6 +163,21 @@ def _measured(names: Sequence[str], asked: Questions, run: Run, screen: Screen) 
             with screen.stage(f"BM25 on {question.name}"):
                 answers[question.name] |= lexical(question, next(iter(answers[question.name].values())))
     return {name: own for name, own in answers.items() if names[0] in own}
+
+
+def _elsewhere(names: Sequence[str], others: Sequence[Other], run: Run, screen: Screen) -> dict[str, Answered]:
+    """The main task of other data by the same models."""
+    found: dict[str, dict[str, Measured]] = {other.name: {} for other in others}
+    quiet = Screen(quiet=True)
+    for name in names:
+        for place, other in enumerate(others):
+            if not place or isinstance(other.items, Arrays):  # of texts a model reads them all
+                system = system_of(name, other.items, run, quiet, first=names[0])
+            if not system.answers(other.question):
+                raise Refusal("a task that a cross-encoder answers", other.question.name, where=f"--eval {other.name}")
+            answer = ask(replace(system, name=f"{Path(name).name} on {other.name}"), [other.question], screen)
+            found[other.name][name] = answer[other.question.name]
+    return {other.name: compared(other.question, found[other.name], seed=run.seed) for other in others}
 
 
 def lexical(question: Question, model: Measured) -> dict[str, Measured]:
@@ -205,9 +228,27 @@ def show(found: Evaluation, screen: Screen) -> None:
     """A block for each task: a line for each system and metric that says most; then what becomes of cut-offs."""
     for task in found.tasks:
         show_task(task, screen)
+    show_others(found.others, screen)
     model = next(iter(found.tasks[0].results))
     for other, told in found.shifts.items():
         show_shift(told, screen, old=Path(other).name, new=Path(model).name)
+
+
+def show_others(others: Mapping[str, Answered], screen: Screen) -> None:
+    """The main metric on other data, side by side, and what the model can no longer do that another does."""
+    if not others:
+        return
+    screen.say()
+    screen.say("on other data; 95 % intervals", style="bold")
+    table = Table("", "task", "system", "value", "model less this", "", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for name, one in others.items():
+        for system, values in one.results.items():
+            change = one.differences.get(system, {}).get(one.metric)
+            cells = ["", ""] if change else [name, f"{one.task}, {one.metric}"]
+            cells += [Path(system).name, _spanned(values[one.metric], ".3f")]
+            cells += [_spanned(change, "+.3f"), FORGOTTEN if change["high"] < 0 else ""] if change else ["", ""]
+            table.add_row(*map(escape, cells))
+    screen.console.print(table)
 
 
 def show_task(found: Answered, screen: Screen) -> None:

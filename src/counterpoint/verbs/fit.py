@@ -17,6 +17,7 @@ from counterpoint.verbs import folder, record
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.cross import CrossJob
 from counterpoint.verbs.job import Job
+from counterpoint.verbs.others import FORGOTTEN, lines_of
 from counterpoint.verbs.recipes import CROSS
 from counterpoint.verbs.settings import Run
 from counterpoint.verbs.stage import mark_of
@@ -125,6 +126,8 @@ def show_verdict(trained: Trained, screen: Screen) -> Trained:
     for row, name in names.items():
         if row in metrics:
             screen.say(f"  {name:<7}" + "  ".join(f"{m} {v['value']:.3f}" for m, v in metrics[row].items()))
+    for line in lines_of(metrics):
+        screen.say(f"  also   {line}", style="bold yellow" if line.endswith(FORGOTTEN) else None)
     screen.say(f"  {metrics['queries']:,} test queries, {metrics['candidates']:,} candidates")
     if "had" in metrics:
         screen.say(

@@ -34,6 +34,7 @@ from counterpoint.verbs.console import Screen
 from counterpoint.verbs.feeds import feed_of
 from counterpoint.verbs.kinds import RAW, Embed, is_new, load_encoder, principal_components, raw_features
 from counterpoint.verbs.orders import make_order, order_arguments, refuse_missing
+from counterpoint.verbs.others import judge_others, measure_others, others_of, texts_of
 from counterpoint.verbs.plan import make_plan, show_plan
 from counterpoint.verbs.prepare import prepare
 from counterpoint.verbs.recipes import arguments_of, choose, function_of
@@ -75,6 +76,7 @@ class Job:
         self.task, self.dev, self.items = tasks(self.prepared, self.choice, corpus, seed=run.asked_by)
         if run.patience is not None and self.dev is None:
             raise Refusal("a dev split for --patience", "too few rows for one", where=self.prepared.samples.source)
+        self.others = others_of(run, self.items.kind, screen)
         self.rows = Rows.of(self.prepared.split.part("train"), self.items)
         with screen.stage("loading the model"):
             self.encoder = load_encoder(run, self.rows, device)
@@ -87,7 +89,8 @@ class Job:
             stacks_of(self.method.modules)  # refused before anything is measured
         batch = min(run.batch, len(self.rows))
         epoch = used(make_order(run, self.rows, batch=batch), len(self.rows))
-        evaluated = 2 * self.task.texts() + (self.dev.texts() * (run.evaluations + 1) if self.dev else 0)
+        evaluated = 2 * (self.task.texts() + texts_of(self.others))
+        evaluated += self.dev.texts() * (run.evaluations + 1) if self.dev else 0
         why = self.choice.why if run.recipe == "auto" else "as you asked"
         self.plan = make_plan(
             run,
@@ -120,6 +123,7 @@ class Job:
         """What you had: the given model, and BM25 beside it where there are texts to retrieve; for an encoder of arrays that
         starts from nothing the numbers themselves, with its random weights and principal components beside them.
         """
+        self.others_before = self._measure_others(trained=False)
         if isinstance(self.items, Arrays) and isinstance(self.encoder, MLP):
             return self._before_arrays(self.encoder, self.items)
         if isinstance(self.task, Retrieval) and "positive" in self.choice.roles:
@@ -127,6 +131,11 @@ class Job:
                 self.beside["bm25"] = self.task.lexical()
         self.measured_before = self.measure("measuring what you had")
         return self.measured_before
+
+    def _measure_others(self, *, trained: bool) -> dict[str, Measured]:
+        """The main questions of other data."""
+        precision = self.plan.precision
+        return measure_others(self.others, self.encoder, self.run, self.screen, precision=precision, trained=trained)
 
     def _before_arrays(self, encoder: MLP, items: Arrays) -> Measured:
         with self.screen.stage("measuring the numbers"):
@@ -167,6 +176,9 @@ class Job:
             self.measured_before, self.measured_after, metric=self.choice.metric, unit=self.prepared.split.unit,
             beside=self.beside, seed=self.run.asked_by,
         )  # fmt: skip
+        if self.others:
+            answered = self.others_before, self._measure_others(trained=True)
+            self.metrics["others"] = judge_others(self.others, *answered, seed=self.run.asked_by)
         if isinstance(self.items, Arrays):
             self.metrics |= {"items": "arrays", "had": RAW if is_new(self.run) else str(self.run.model)}
         self.metrics["steps"] = len(self.history.loss)

@@ -6,7 +6,7 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -15,12 +15,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from counterpoint._ops.neighbours import neighbours
 from counterpoint.data.arrays import Arrays
+from counterpoint.data.identity import content_ids
 from counterpoint.encoders.cross import save_cross
 from counterpoint.encoders.folder import save
+from counterpoint.evaluation.portrait import portrait
 from counterpoint.evaluation.report import Story, render
-from counterpoint.evaluation.tasks import Classification, Retrieval, Task
+from counterpoint.evaluation.tasks import Classification, Measured, Retrieval, Task
 from counterpoint.training.machine import describe, peak_memory
+from counterpoint.types import Embeddings, same_sample
 from counterpoint.verbs import folder
 from counterpoint.verbs.answers import FILE, write_answers
 from counterpoint.verbs.cross import CrossJob
@@ -28,7 +32,7 @@ from counterpoint.verbs.job import Job
 from counterpoint.verbs.stage import mark_of
 
 SCHEMA = 1
-MOVED = 4  # examples shown in each direction
+MOVED, NEIGHBOURS = 4, 3  # examples shown of each kind, and results of each
 VERSIONS = ("counterpoint", "torch", "transformers", "sentence-transformers", "polars", "numpy")
 FROM_PLAN = (
     "recipe",
@@ -156,24 +160,46 @@ def next_commands(job: Job | CrossJob) -> list[str]:
 
 
 def examples(job: Job | CrossJob) -> list[dict[str, Any]]:
-    """The queries whose first positive moved most, down and up."""
+    """The queries whose first positive moved most, up and down, and those where it stands lowest, with their first results."""
     task, old, new = job.task, job.measured_before, job.measured_after
     if not isinstance(task, Retrieval) or isinstance(job, CrossJob):
         return []
-    show = job.items.show
     gain = 1 / new.ranks - 1 / old.ranks
     order = np.argsort(-gain, kind="stable")
-    picked = [i for i in order[:MOVED] if gain[i] > 0] + [i for i in order[::-1][:MOVED] if gain[i] < 0]
+    picked = {int(i): "up" for i in order[:MOVED] if gain[i] > 0} | {
+        int(i): "down" for i in order[::-1][:MOVED] if gain[i] < 0
+    }
+    lowest = [int(i) for i in np.argsort(-new.ranks, kind="stable") if new.ranks[i] > 1 and i not in picked]
+    picked |= dict.fromkeys(lowest[:MOVED], "low")
+    show = job.items.show
     return [
         {
+            "kind": kind,
             "query": show(task.queries[i]),
             "positive": show(task.candidates[task.positives[i][0]]),
             "before": int(old.ranks[i]),
             "after": int(new.ranks[i]),
-            "top_before": show(task.candidates[old.top[i]]) if old.top[i] >= 0 else "",
-            "top_after": show(task.candidates[new.top[i]]) if new.top[i] >= 0 else "",
+            "found_before": before,
+            "found_after": after,
         }
-        for i in picked
+        for (i, kind), before, after in zip(
+            picked.items(), *(first_results(task, m, list(picked), show) for m in (old, new)), strict=True
+        )
+    ]
+
+
+def first_results(
+    task: Retrieval, measured: Measured, at: Sequence[int], show: Callable[[str], str]
+) -> list[list[dict[str, Any]]]:
+    """The nearest candidates of some queries: text, and whether it is a positive."""
+    if measured.anchors is None or measured.vectors is None or not len(at):
+        return [[] for _ in at]
+    asked = Embeddings.of(measured.anchors[list(at)], id=content_ids([task.queries[i] for i in at]))
+    candidates = Embeddings.of(measured.vectors, id=content_ids(task.candidates))
+    found = neighbours(asked, candidates, NEIGHBOURS, rule=same_sample).index.tolist()
+    return [
+        [{"text": show(task.candidates[c]), "positive": c in task.positives[i]} for c in row if c >= 0]
+        for i, row in zip(at, found, strict=True)
     ]
 
 
@@ -182,6 +208,11 @@ def report_of(
 ) -> str:
     """The report of a finished run."""
     ranked = isinstance(job.task, Retrieval)
+    seen = (
+        portrait(job.task, job.measured_before, job.measured_after, job.items.show, seed=job.run.seed)
+        if isinstance(job, Job)
+        else {}
+    )
     return render(
         Story(
             run={**run, "settings": run["arguments"]},
@@ -194,5 +225,6 @@ def report_of(
             searches=searches,
             token_lengths=job.plan.token_counts,
             health=job.health.record(),
+            space=seen,
         )
     )

@@ -120,6 +120,7 @@ class Run:
         precision: of the encoder's matrix products; "auto" measures whether bf16 pays on this machine.
         device: "auto", "cuda", "mps" or "cpu".
         corpus: a file whose texts retrieval ranks against; None: all distinct positives of the data.
+        evals: name -> other data that the model is measured on before and after, such as what it must not forget.
         roles: role -> column. delimiter: of csv and tsv. match: the label value that says "these two belong together".
         allow: codes of `check` to go on in spite of.
         trust_remote_code: run code that the model's folder carries.
@@ -162,6 +163,7 @@ class Run:
     precision: str = "auto"
     device: str = "auto"
     corpus: str | None = None
+    evals: Mapping[str, Any] = field(default_factory=dict)
     roles: Mapping[str, str] = field(default_factory=dict)
     delimiter: str | None = None
     match: str | None = None
@@ -268,6 +270,10 @@ class Run:
             number = isinstance(weight, Real) and not isinstance(weight, bool)
             if not (number and math.isfinite(weight) and weight > 0):
                 raise Refusal("a weight above 0", repr(weight), where=f"--source-weight {source}")
+        for name, path in self.evals.items():
+            if not isinstance(path, str | PurePath):
+                raise Refusal("a data file", type(path).__name__, where=f"--eval {name}")
+        object.__setattr__(self, "evals", {name: str(path) for name, path in self.evals.items()})
         for role, prompt in self.prompts.items():
             if not isinstance(prompt, str):
                 raise Refusal("a text", repr(prompt), where=f"--prompt {role}")

@@ -142,10 +142,10 @@ def _name_of(entry: Mapping[str, Any], run: Run) -> str:
 
 
 def _of_stage(refusal: Refusal, number: int) -> Refusal:
-    wanted, came, where, remedy = refusal.parts
+    where = refusal.parts[2]
     if where and where.startswith(f"stage {number}"):
         return refusal
-    return Refusal(wanted, came, where=f"stage {number}{f', {where}' if where else ''}", remedy=remedy)
+    return refusal.at(f"stage {number}")
 
 
 def stages(out: str | Path, plan: Sequence[Mapping[str, Any]], *, quiet: bool = False) -> Stages:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from counterpoint.errors import Refusal
-from counterpoint.evaluation.ranking import Ranking, over_items, over_seeds
+from counterpoint.evaluation.intervals import Interval
+from counterpoint.evaluation.ranking import Ranking, over_items, over_seeds, paired_t
 from counterpoint.evaluation.verdict import value_of
 from counterpoint.verbs import folder
 from counterpoint.verbs.answers import FILE, Answers, read_answers
@@ -80,9 +81,38 @@ class Results:
             return np.array([one.value(metric) for one in self.runs[system]])
         return np.array([one.value(metric, system) for one in next(iter(self.runs.values()))])
 
+    def elsewhere(self) -> dict[str, dict[str, Any]]:
+        """What each method changed on other data: name -> its metric, its value before, and for each method the mean change.
+
+        Over seeds each change has the interval of Student's t over them. Over items it has that of the run's own questions
+        where there is one seed, and none where there are more: changes of several seeds are then not mixed with it.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for name, asked in (next(iter(self.runs.values()))[0].metrics.get("others") or {}).items():
+            metric = asked["metric"]
+            changes = {
+                label: _change(
+                    [one.metrics["others"][name]["difference"][metric] for one in several], self.ranking.over
+                )
+                for label, several in self.runs.items()
+            }
+            before = asked["before"][metric]["value"]
+            found[name] = {"task": asked["task"], "metric": metric, "before": before, "changes": changes}
+        return found
+
     def training_seconds(self, system: str) -> np.ndarray:
         """How long each run of a method trained."""
         return np.array([one.cost["training_seconds"] for one in self.runs.get(system, ())])
+
+
+def _change(measured: Sequence[Mapping[str, float]], over: Over) -> Interval:
+    """The mean change of a method on other data."""
+    values = np.array([one["value"] for one in measured])
+    if over == "seeds" and len(values) > 1:
+        return paired_t(values)[0]
+    if len(values) == 1:
+        return Interval(*(measured[0][end] for end in ("value", "low", "high")))
+    return Interval(float(values.mean()), np.nan, np.nan)
 
 
 def outcome_of(entry: Entry, seed: int, place: Path) -> Outcome:

@@ -43,12 +43,6 @@ class Checked:
     warnings: list[str] = field(default_factory=list)
 
 
-def of_entry(refusal: Refusal, what: str) -> Refusal:
-    """A refusal that names the run it is about."""
-    wanted, came, where, remedy = refusal.parts
-    return Refusal(wanted, came, where=f"{what}{f', {where}' if where else ''}", remedy=remedy)
-
-
 def check(data: object, protocol: Protocol) -> Checked:
     """Make a job of every method that has something left to do: its recipe is called, its memory looked at, its plan made.
 
@@ -70,7 +64,7 @@ def check(data: object, protocol: Protocol) -> Checked:
                 data, entry.run(protocol.base, entry.trials[0], seed=protocol.seeds[0], place=place), quiet=True
             )
         except Refusal as refusal:
-            raise of_entry(refusal, entry.label) from refusal
+            raise refusal.at(entry.label) from refusal
         if protocol.trials > 1 and getattr(job, "dev", None) is None:
             raise Refusal("a dev split for --tune", "too few rows for one", where=job.prepared.samples.source)
         found.left += len(left) + len(trials)
@@ -154,7 +148,7 @@ def _one(
         job = job_of(data, run, quiet=quiet)
         said = _try(job) if is_trial else _of_metrics(carry_out(job).metrics)
     except Refusal as refusal:
-        raise of_entry(refusal, name) from refusal
+        raise refusal.at(name) from refusal
     del job
     gc.collect()
     pace.seconds.append(time.monotonic() - started)

@@ -78,6 +78,10 @@ def record_of(protocol: Protocol, results: Results, lines: Mapping[str, str], ab
         "order": list(ranking.order),
         "systems": systems,
         "pairs": pairs,
+        "others": {
+            name: {**one, "changes": {label: plain(change) for label, change in one["changes"].items()}}
+            for name, one in results.elsewhere().items()
+        },
         "trials": {label: rows for label, rows in tried.items() if rows},
         **about,
     }
@@ -185,6 +189,12 @@ def show(protocol: Protocol, results: Results, sentence: str, screen: Screen) ->
             span(ranking.values[system]._asdict()), *gaps, seconds]  # fmt: skip
         table.add_row(*cells)
     screen.console.print(table)
+    for name, one in results.elsewhere().items():
+        screen.say(f"{name}: {metric_name(one['metric'])} {one['before']:.3f} before; changed by")
+        for label, change in one["changes"].items():
+            lost = finite(change.high) is not None and change.high < 0
+            words = f"  {name_of(label)}  {_signed(change)}{'  forgotten' if lost else ''}"
+            screen.say(words, style="bold yellow" if lost else None)
     screen.say(f"intervals over {ranking.over} ({over_words(protocol, results)}); systems that share a letter are ties")
 
 
