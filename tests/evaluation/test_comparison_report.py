@@ -18,7 +18,7 @@ from counterpoint.evaluation.comparison_report import (
     sentence_of,
     verdict_of,
 )
-from counterpoint.evaluation.ranking import over_seeds
+from counterpoint.evaluation.ranking import over_items, over_seeds
 from tests.evaluation.test_report import ATTACK, Page
 
 NOISE = np.random.default_rng(0).normal(0, 0.01, (12, 4))
@@ -108,6 +108,16 @@ def test_figures_draw_the_numbers() -> None:
     cost: Any = draw_cost(shown.ranking, shown.values, shown.seconds, metric="mrr@10")
     large = {t["name"]: (t["x"][0], t["y"][0]) for t in cost.drawing["data"] if t.get("name")}
     assert large == {n: pytest.approx((np.mean(shown.seconds[n]), shown.ranking.values[n].value)) for n in ("a", "b")}
+
+
+def test_whiskers_reach_to_either_side_as_far_as_the_interval() -> None:
+    skewed = np.random.default_rng(3).exponential(size=60)
+    ranking = over_items({"a": [skewed], "b": [np.zeros(60)]}, np.arange(60))
+    pairs: Any = draw_pairs(ranking, metric="mrr@10")
+    (trace,), found = pairs.drawing["data"], ranking.pairs[0].difference
+    assert found.high - found.value > 1.05 * (found.value - found.low)
+    assert trace["error_x"]["array"][0] == pytest.approx(found.high - found.value)
+    assert trace["error_x"]["arrayminus"][0] == pytest.approx(found.value - found.low)
 
 
 def test_of_many_systems_only_those_with_the_first_are_drawn_and_all_are_told() -> None:

@@ -6,7 +6,8 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from scipy.stats import false_discovery_control, ttest_1samp, ttest_rel
+from scipy.stats import false_discovery_control, norm, ttest_1samp, ttest_rel
+from scipy.stats import t as student
 
 from counterpoint.evaluation.intervals import Interval, of_mean, of_statistic
 from counterpoint.evaluation.ranking import holm, letters, over_items, over_seeds, p_of_interval, p_of_mean, paired_t
@@ -84,6 +85,12 @@ def test_where_nothing_varies_nothing_is_shown() -> None:
         paired_t(np.ones(1))
     with pytest.raises(ValueError, match="two seeds"):
         over_seeds({"a": np.ones(1), "b": np.ones(1)})
+
+
+def test_an_interval_that_touches_zero_has_p_05() -> None:
+    """Of a normal estimate the 95 % interval touches 0 where p is .05; of few units p is larger."""
+    assert p_of_interval(Interval(0.3, 0.0, 0.6), 10**9) == pytest.approx(0.05, abs=1e-6)
+    assert p_of_interval(Interval(0.3, 0.0, 0.6), 5) == pytest.approx(2 * student.sf(norm.ppf(0.975), 4))
 
 
 def test_letters_share_exactly_where_pairs_are_not_apart() -> None:

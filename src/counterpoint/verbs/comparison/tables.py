@@ -201,7 +201,8 @@ def show(protocol: Protocol, results: Results, sentence: str, screen: Screen) ->
 def over_words(protocol: Protocol, results: Results) -> str:
     """What was compared or resampled."""
     if results.ranking.over == "seeds":
-        return f"{len(protocol.seeds)} seeds, Student's t of paired differences; Holm's correction"
+        untold = "; two that are not trained are not told apart by seeds" * (len(results.beside) > 1)
+        return f"{len(protocol.seeds)} seeds, Student's t of paired differences; Holm's correction{untold}"
     return f"{len(np.unique(results.unit)):,} {results.units}; Holm's correction"
 
 
