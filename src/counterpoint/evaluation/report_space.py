@@ -17,9 +17,9 @@ from counterpoint.evaluation.markup import Html, Section, drawn, embedded, secti
 SIGNS = "●■▲◆▼✚✖★⬟⬢"  # of the groups of a map, in the order in which map.js draws them
 CAVEAT = (
     "Each dot is an item of the test, laid out by t-SNE of the cosines. Near neighbours are meant; the distance between "
-    "clusters, and their size, is not. The second map starts from the first and is turned to it, so that an item has about the "
-    "same place in both."
-)  # fmt: skip
+    "clusters, and their size, is not. The second map starts from the first and is turned to it, so that what did not change "
+    "keeps its place as far as it can."
+)
 NOT_TO_SAY = (
     "Hardly any of the other pairs scored 0.5 or more before, so they cannot say where such a cut-off has to go."
 )
