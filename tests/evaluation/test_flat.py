@@ -93,11 +93,22 @@ def test_start_decides_about_what_is_far_apart() -> None:
     place = torch.arange(240) % 6
     z = centres[place] + 0.3 * torch.randn(240, 6, generator=generator)
     first = flat(z)
-    again = flat(z + 0.01 * torch.randn(240, 6, generator=generator), start=first)
-    moved = turned(again, onto=first)
-    middle = [np.stack([y[place == i].mean(0) for i in range(6)]) for y in (first - first.mean(0), moved)]
-    assert np.corrcoef(middle[0].ravel(), middle[1].ravel())[0, 1] > 0.9
-    assert np.ptp(moved, axis=0).max() < 2 * np.ptp(first, axis=0).max()
+    start = first[:, ::-1] * [1, -1]  # a quarter turn, which principal components know nothing of
+    again = flat(z + 0.01 * torch.randn(240, 6, generator=generator), start=start)
+    for one, other in ((again, start), (turned(again, onto=first), first)):
+        middle = [np.stack([(y - y.mean(0))[place == i].mean(0) for i in range(6)]).ravel() for y in (one, other)]
+        assert np.corrcoef(*middle)[0, 1] > 0.9
+    assert np.ptp(again, axis=0).max() < 2 * np.ptp(first, axis=0).max()
+
+
+def test_clusters_come_together_from_any_start() -> None:
+    generator = torch.Generator().manual_seed(0)
+    place = torch.arange(1500) % 10
+    z = 3 * torch.eye(10)[place] + 0.5 * torch.randn(1500, 10, generator=generator)
+    y = flat(z, start=np.random.default_rng(0).normal(size=(1500, 2)))
+    middles = np.stack([y[place == i].mean(0) for i in range(10)])
+    nearest = np.linalg.norm(y[:, None] - middles, axis=2).argmin(1)
+    assert (nearest == place.numpy()).mean() > 0.98
 
 
 def test_turning_changes_no_distance_and_undoes_a_turn() -> None:
@@ -107,5 +118,6 @@ def test_turning_changes_no_distance_and_undoes_a_turn() -> None:
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     mirrored = y @ turn * [1, -1] + 7
     assert np.allclose(turned(mirrored, onto=y), y - y.mean(0))
+    assert np.allclose(turned(y @ turn, onto=y), y - y.mean(0))  # a mirror is its own inverse, a turn is not
     other = turned(2 * mirrored, onto=y)
     assert np.allclose(np.linalg.norm(other[0] - other[1]), 2 * np.linalg.norm(y[0] - y[1]))

@@ -211,6 +211,14 @@ def test_classes_have_colours_and_the_rest_shares_one() -> None:
     ]
 
 
+@pytest.mark.parametrize("classes", [2, 9, 10])
+def test_as_many_classes_as_colours_have_one_each(classes: int) -> None:
+    task = classification(classes=classes)
+    found = portrait(task, rows(task), rows(task))["map"]
+    assert found["groups"] == [f"class {i}" for i in range(classes)]
+    assert found["group"] == [i % classes for n in (30, 50) for i in range(n)]
+
+
 def test_pairs_with_a_value_are_each_others_mates() -> None:
     task = similarity()
     found = portrait(task, rows(task), rows(task, seed=1))

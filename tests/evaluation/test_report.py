@@ -445,7 +445,11 @@ def test_cut_offs_in_words(page: Page) -> None:
     assert "50 of 2,000" in moved
     assert "1 others pass" in moved
     assert "0.44" not in moved
+    assert "75\xa0% → 100\xa0%" in moved
     assert "From 0.7 on fewer than 5 of the other pairs passed" in page.seen
+    same = shown(replace(STORY, space={**SPACE, "shift": [{**SPACE["shift"][0], "kept": 0.025}]}))
+    assert "Fixed cut-offs may stay where they are" in same.seen
+    assert "accept from" not in same.seen
     few = {**SPACE, "shift": [SPACE["shift"][1]]}
     assert "Hardly any of the other pairs" in shown(replace(STORY, space=few)).seen
 
@@ -456,6 +460,11 @@ def test_shape_in_words(page: Page) -> None:
     assert "Alignment from 1.200 to 0.900" in labels["figure-plane"]
     assert "uniformity from -2.500 to -3.000" in labels["figure-plane"]
     assert "along 1 before and 2 after training" in labels["figure-spectrum"]
+    drawings = [json.loads(s) for s in page.all("script", type="application/json") if '"layout"' in s]
+    [plane] = [d for d in drawings if "alignment" in str(d["layout"]["xaxis"].get("title"))]
+    assert [(t["x"], t["y"]) for t in plane["data"]] == [([1.2], [-2.5]), ([0.9], [-3.0])]
+    [arrow] = plane["layout"]["annotations"]
+    assert [arrow[key] for key in ("ax", "ay", "x", "y")] == [1.2, -2.5, 0.9, -3.0]
     assert "pairs that do not have a median score of -0.100 before and -0.200 after" in labels["figure-scores"]
 
 

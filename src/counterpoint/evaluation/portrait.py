@@ -170,7 +170,7 @@ def _groups(task: Task) -> tuple[list[str], np.ndarray]:
         return names, np.repeat([0, 1], [len(anchors), len(candidates)])
     labels = [str(x) for x in (*task.asked_label, *task.known_label)]
     sizes = sorted(Counter(labels).items(), key=lambda known: (-known[1], known[0]))
-    names = [name for name, _ in sizes[:CLASSES]]
+    names = sorted(name for name, _ in (sizes if len(sizes) == CLASSES + 1 else sizes[:CLASSES]))
     rest = len(sizes) - len(names)
     place = {name: i for i, name in enumerate(names)}
     said = [*names, f"{rest} other classes"] if rest else names

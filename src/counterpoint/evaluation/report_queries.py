@@ -29,7 +29,11 @@ def moved_queries(examples: Sequence[Mapping[str, Any]]) -> list[Section]:
     for kind, (title, said) in GROUPS.items():
         rows = [example for example in examples if example["kind"] == kind]
         if rows:
-            parts += [tag("h3", title), tag("p", said), *(_moved(e, opened=not i) for i, e in enumerate(rows))]
+            parts += [
+                tag("h3", title),
+                tag("p", said),
+                *(_moved(e, opened=not parts and not i) for i, e in enumerate(rows)),
+            ]
     return section("examples", "Queries that moved most, and those still lowest", *parts, short="Queries that moved")
 
 

@@ -17,12 +17,13 @@ from counterpoint.evaluation.markup import Html, Section, drawn, embedded, secti
 SIGNS = "●■▲◆▼✚✖★⬟⬢"  # of the groups of a map, in the order in which map.js draws them
 CAVEAT = (
     "Each dot is an item of the test, laid out by t-SNE of the cosines. Near neighbours are meant; the distance between "
-    "clusters, and their size, is not. The second map starts from the first and is turned to it, so that an item has about the "
-    "same place in both."
-)  # fmt: skip
+    "clusters, and their size, is not. The second map starts from the first and is turned to it, so that what did not change "
+    "keeps its place as far as it can."
+)
 NOT_TO_SAY = (
     "Hardly any of the other pairs scored 0.5 or more before, so they cannot say where such a cut-off has to go."
 )
+STAY = "Fixed cut-offs may stay where they are: as many other pairs pass as before."
 FEW_PASS = 5  # pairs that a cut-off has to rest on
 
 
@@ -115,8 +116,9 @@ def space_scores(scores: Mapping[str, Any], shift: Sequence[Mapping[str, float]]
     said += "The further apart the two lie, the better one cut-off tells them apart."
     useful = [line for line in shift if round(line["false_positives"] * negative) >= FEW_PASS]
     parts = [tag("p", said), drawn(draw_scores(scores))]
-    parts.append(tag("p", *(_said(useful[len(useful) // 2]) if useful else [NOT_TO_SAY])))
-    if useful:
+    moved = [line for line in useful if line["kept"] != line["false_positives"]]
+    parts.append(tag("p", *(_said(moved[len(moved) // 2]) if moved else [STAY if useful else NOT_TO_SAY])))
+    if moved:
         head = ["accepted from", "accept now from", "others that pass", "if you leave it", "positives that pass"]
         caption = "Fixed cut-offs, moved so that as many other pairs pass as before"
         parts.append(table(caption, head, [_cut_off(line, negative) for line in useful], stacked=True))
