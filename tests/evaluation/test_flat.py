@@ -7,6 +7,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 from sklearn.manifold import trustworthiness
+from sklearn.metrics import silhouette_score
 from torch import Tensor
 
 from counterpoint.evaluation.flat import _components, _near, _repulsion, flat, turned
@@ -101,14 +102,10 @@ def test_start_decides_about_what_is_far_apart() -> None:
     assert np.ptp(again, axis=0).max() < 2 * np.ptp(first, axis=0).max()
 
 
-def test_clusters_come_together_from_any_start() -> None:
-    generator = torch.Generator().manual_seed(0)
-    place = torch.arange(1500) % 10
-    z = 3 * torch.eye(10)[place] + 0.5 * torch.randn(1500, 10, generator=generator)
-    y = flat(z, start=np.random.default_rng(0).normal(size=(1500, 2)))
-    middles = np.stack([y[place == i].mean(0) for i in range(10)])
-    nearest = np.linalg.norm(y[:, None] - middles, axis=2).argmin(1)
-    assert (nearest == place.numpy()).mean() > 0.98
+def test_classes_come_together_from_any_start() -> None:
+    """What raised attraction in the early steps is for: without it this is 0.41, from principal components 0.51."""
+    y = flat(digits(1797) - digits(1797).mean(0), start=np.random.default_rng(0).normal(size=(1797, 2)))
+    assert silhouette_score(y, load_digits().target) > 0.47
 
 
 def test_turning_changes_no_distance_and_undoes_a_turn() -> None:
