@@ -160,7 +160,8 @@ def test_two_models_beside_each_other(tiny: Path, tmp_path: Path) -> None:
     data, out = toy_rows(120), tmp_path / "found.json"
     counterpoint.fit(data, model=str(tiny), recipe="pairs", steps=4, out=str(tmp_path / "run"), lr=1e-3, quiet=True)
     found = diagnose(tmp_path / "run", data, against=tiny, out=out)
-    assert found.other == pytest.approx(diagnose(tiny, data).diagnosis.readings)
+    assert found.other is not None
+    assert found.other.readings == pytest.approx(diagnose(tiny, data).diagnosis.readings)
     assert found.overlap is not None
     assert 0 < found.overlap < 1
     written = json.loads(out.read_text())
