@@ -107,7 +107,7 @@ FAULTS = (
         "a run of ours, or --temperature",
     ),
     Fault(
-        "cold", "temperature too low", faults.cold, 0.95, 0.975,
+        "cold", "temperature too low", faults.cold, 0.92, 0.975,
         "the hardest negative of a batch gets {:.0%} of the gradient: the others teach nothing, and it is the one most "
         "likely to be a false negative",
         "a run of ours, or --temperature",

@@ -127,8 +127,9 @@ def _show_readings(report: Report, screen: Screen, names: Sequence[str]) -> None
 def _show_further(report: Report, screen: Screen, names: Sequence[str]) -> None:
     """The numbers without a limit, each with what it is."""
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for title in ("also read", *names, ""):
+    for title in ("also read", *names):
         table.add_column(escape(title), no_wrap=True)
+    table.add_column("", overflow="fold")
     both = [d for d in (report.diagnosis, report.other) if d is not None]
     for name, value in report.diagnosis.statistics.items():
         numbers = [_number(value), *(_number(d.statistics.get(name)) for d in both[1:])]
