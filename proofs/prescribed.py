@@ -133,7 +133,7 @@ def roles_of(words: str) -> dict[str, str]:
 
 def read(model: str, data: Path, one: Patient, **more: Any) -> Report:
     """What `diagnose` finds."""
-    roles = roles_of(one.roles)
+    roles = {} if data.stem.endswith("mended") else roles_of(one.roles)  # mended data have roles for names
     if one.fine:
         roles = {role: column for role, column in roles.items() if column != one.fine}
     return counterpoint.diagnose(model, str(data), roles=roles, fine=one.fine, precision="fp32", quiet=True, **more)
@@ -147,9 +147,11 @@ def treat(one: Patient, folder: Path, seed: int) -> dict[str, Any]:
     ill = broken.MODEL
     if one.words:
         ill = str(folder / "ill")
+        source = folder / "spoiled.parquet"
+        (one.train if one.spoiled is None else one.spoiled).write_parquet(source)
         start = "" if one.arrays else f"--model {broken.MODEL}"
         typed(
-            f"counterpoint fit {data} {start} --out {ill} {one.roles} {one.quick} {one.words} --seed {seed} --select last"
+            f"counterpoint fit {source} {start} --out {ill} {one.roles} {one.quick} {one.words} --seed {seed} --select last"
         )
     before = read(ill, held, one)
     row: dict[str, Any] = {"fault": one.code, "seed": seed, "rows": "nets" if one.arrays else "texts"}

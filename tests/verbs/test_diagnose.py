@@ -275,7 +275,7 @@ def test_contrast_sets_and_further_numbers(tiny: Path, tmp_path: Path, capsys: p
     diagnosis = found.diagnosis
     assert set(diagnosis.contrast) == {"order", "negation", "number"}
     assert {"alignment", "uniformity", "frequency"} <= set(diagnosis.statistics)
-    written, shown = json.loads(out.read_text()), " ".join(capsys.readouterr().out.split())
+    written, shown = json.loads(out.read_text()), " ".join(capsys.readouterr().err.split())
     assert written["contrast_sets"]["order"] == diagnosis.contrast["order"].as_dict()
     assert written["statistics"] == pytest.approx(diagnosis.statistics, abs=1e-6)
     assert written["against"]["readings"] == pytest.approx(found.other.readings, abs=1e-6)  # type: ignore[union-attr]

@@ -113,7 +113,7 @@ FAULTS = (
         "a run of ours, or --temperature",
     ),
     Fault(
-        "subclass-collapse", "sub-class collapse", faults.subclasses, 0.25, 0.1,
+        "subclass-collapse", "sub-class collapse", faults.subclasses, 0.4, 0.1,
         "inside the labels, finer classes are told apart only {:.0%} of the way from chance to perfect",
         "labels and --fine COLUMN",
     ),
