@@ -157,6 +157,8 @@ def test_a_factor_is_read_from_chance_to_perfect() -> None:
     assert readable(sphere(600, 8), labels["topic"]) == pytest.approx(0, abs=0.1)
     rare = torch.where(torch.arange(600) < 3, 9, labels["source"])  # a class of three cannot be dealt into five parts
     assert readable(z, rare) == 1.0
+    faint = torch.cat([sphere(600, 8), 0.02 * (labels["source"][:, None] - 0.5) + 0.002 * sphere(600, 1)], 1)
+    assert readable(faint, labels["source"]) > 0.95  # a direction of little variance counts too
     most = (torch.arange(600) % 10 == 0).long()  # nine of ten are one class: saying so is worth nothing
     assert readable(sphere(600, 4, seed=9), most) == pytest.approx(0, abs=0.05)
     assert math.isnan(readable(z, torch.zeros(600).long()))
