@@ -60,8 +60,9 @@ benchmark-training: $(READY)
 	$(BIN)/python benchmarks/training_table.py benchmarks/results/training.json benchmarks/README.md
 
 # An experiment longer than a test; its result is published whatever it says: make proof NAME=selection
+# Some need data: make proof NAME=diagnosis DATA=path/to/data
 proof: $(READY)
-	$(BIN)/python proofs/$(NAME).py --out evidence/$(NAME).json
+	$(BIN)/python proofs/$(NAME).py $(if $(DATA),--data $(DATA)) --out evidence/$(NAME).json
 
 clean:
 	rm -rf $(VENV) $(COMPAT) build dist src/*.egg-info

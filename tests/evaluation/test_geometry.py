@@ -6,19 +6,31 @@ import math
 
 import pytest
 import torch
+from scipy.special import gammaln, ive
 from scipy.stats import skew
 from torch import Tensor
 
 from counterpoint.evaluation.geometry import (
-    compactness,
+    alignment,
     dependence,
+    effective_rank,
+    explained,
     hardness,
     hubness,
     isotropy,
     mean_cosine,
     modality_gap,
+    rankme,
+    shared_neighbours,
     spectrum,
+    unevenness,
+    uniformity,
+)
+from counterpoint.evaluation.geometry_labels import (
+    compactness,
+    readable,
     subclass_separation,
+    suppression,
     tolerance,
 )
 from counterpoint.types import Embeddings
@@ -61,6 +73,114 @@ def test_a_subspace_shows_in_the_spectrum() -> None:
     u = cone(0.6)
     assert float(spectrum(u).sum()) == pytest.approx(1 - float(u.mean(0).square().sum()), rel=1e-9)
     assert spectrum(torch.ones(5, 3)).tolist() == pytest.approx([0, 0, 0])
+
+
+def even_uniformity(d: int, part: float = 0.0, t: float = 2.0) -> float:
+    """Of an even sphere in d dimensions, under a common part: log E exp(-2 t (1 - part^2) (1 - cos)), by Bessel's I."""
+    kappa, order = (
+        2 * t * (1 - part**2),
+        d / 2 - 1,
+    )  # E exp(kappa cos) = Gamma(order + 1) (2 / kappa)^order I_order(kappa)
+    return float(gammaln(order + 1) + order * math.log(2 / kappa) + math.log(ive(order, kappa)))
+
+
+@pytest.mark.parametrize("d", [3, 8, 32])
+def test_uniformity_of_a_sphere_a_cone_and_a_collapsed_subspace(d: int) -> None:
+    flat = torch.cat([sphere(2000, d), torch.zeros(2000, 16, dtype=torch.float64)], 1)
+    assert uniformity(sphere(2000, d)).loss.item() == pytest.approx(even_uniformity(d), abs=0.01)
+    assert uniformity(flat).loss.item() == pytest.approx(even_uniformity(d), abs=0.01)
+    assert uniformity(cone(0.8, n=2000, d=d)).loss.item() == pytest.approx(even_uniformity(d, 0.8), abs=0.01)
+    assert even_uniformity(d, 0.8) > even_uniformity(d)  # 0 is all in one place
+
+
+def test_alignment_of_two_offset_sets_is_the_offset() -> None:
+    x, y = cone(0.5), cone(0.5)
+    y[:, 0] *= -1
+    assert alignment(x, y).loss.item() == pytest.approx(modality_gap(x, y) ** 2, rel=1e-5)
+
+
+def test_effective_rank_counts_directions_softly_around_the_middle() -> None:
+    one, two = torch.eye(2, dtype=torch.float64)
+    z = torch.stack([one, -one] * 30 + [two, -two] * 10)  # variances 3/4 and 1/4
+    for power, share in ((2.0, [0.75, 0.25]), (1.0, [3**0.5 / (1 + 3**0.5), 1 / (1 + 3**0.5)])):
+        expected = math.exp(-sum(p * math.log(p) for p in share))
+        assert effective_rank(z, power=power) == pytest.approx(expected, rel=1e-9)
+    flat = torch.cat([sphere(3000, 4), torch.zeros(3000, 12, dtype=torch.float64)], 1)
+    assert effective_rank(flat) == pytest.approx(4, abs=0.01)
+    assert effective_rank(cone(0.8)) == pytest.approx(32, abs=0.2)  # the axis is the middle
+    assert rankme(cone(0.95)) < 31 < effective_rank(cone(0.95))  # which RankMe counts, and heavily
+    assert effective_rank(5 * z) == pytest.approx(effective_rank(z))
+    assert math.isnan(effective_rank(torch.ones(5, 3)))
+
+
+def test_neighbours_that_two_models_share() -> None:
+    z = sphere(400, 8)
+    turn = torch.linalg.qr(sphere(8, 8, seed=3)).Q
+    assert shared_neighbours(z, z @ turn, 10) == 1.0
+    assert shared_neighbours(z, sphere(400, 8, seed=5), 10) == pytest.approx(10 / 399, abs=0.01)
+
+
+def test_what_a_number_explains() -> None:
+    place = torch.arange(1000) % 10
+    value, apart = place.double(), torch.eye(10, dtype=torch.float64)[place]
+    assert explained(apart, value) == pytest.approx(1 - 9 / 999)
+    z = torch.cat([0.6 * apart, 0.8 * sphere(1000, 16)], 1)  # between: 0.36 less the middle's 0.036, of all but 0.036
+    assert explained(z, value) == pytest.approx(0.324 / 0.964, abs=0.01)
+    assert explained(z, value.exp()) == pytest.approx(explained(z, value), abs=1e-12)  # by rank alone
+    drawn = [explained(sphere(200, 8, seed=s), torch.arange(200.0)) for s in range(100)]
+    assert sum(drawn) / 100 == pytest.approx(0, abs=0.003)
+    assert math.isnan(explained(z, torch.ones(1000)))
+
+
+def test_counts_of_neighbours_are_hubness() -> None:
+    x, y = (Embeddings.of(sphere(n, 4, seed=s).float(), id=torch.arange(n) + 1000 * s) for n, s in ((300, 1), (80, 2)))
+    found = torch.bincount((x.z @ y.z.T).topk(5, 1).indices.flatten(), minlength=80)
+    assert unevenness(found, 300) == hubness(x, y, 5)
+    assert unevenness(found, 300).skewness == pytest.approx(skew(found.numpy()))
+
+
+def factors(strength: float, seed: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    """Items of a source and a topic, each a direction of its own; the topic's is as strong as said."""
+    source, topic = torch.arange(600) % 2, torch.arange(600) // 2 % 3
+    eye = torch.eye(3, dtype=torch.float64)
+    noise = 0.3 * torch.randn(600, 12, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.cat([2 * eye[source], strength * eye[topic]], 1).repeat(1, 2) + noise, {
+        "source": source,
+        "topic": topic,
+    }
+
+
+def test_a_factor_is_read_from_chance_to_perfect() -> None:
+    z, labels = factors(1.0)
+    assert readable(z, labels["source"]) == 1.0
+    assert readable(z, labels["topic"]) > 0.95
+    assert readable(sphere(600, 8), labels["topic"]) == pytest.approx(0, abs=0.1)
+    rare = torch.where(torch.arange(600) < 3, 9, labels["source"])  # a class of three cannot be dealt into five parts
+    assert readable(z, rare) == 1.0
+    faint = torch.cat([sphere(600, 8), 0.02 * (labels["source"][:, None] - 0.5) + 0.002 * sphere(600, 1)], 1)
+    assert readable(faint, labels["source"]) > 0.95  # a direction of little variance counts too
+    most = (torch.arange(600) % 10 == 0).long()  # nine of ten are one class: saying so is worth nothing
+    assert readable(sphere(600, 4, seed=9), most) == pytest.approx(0, abs=0.05)
+    assert math.isnan(readable(z, torch.zeros(600).long()))
+
+
+def test_the_factor_that_a_model_hides() -> None:
+    before, labels = factors(1.0)
+    after, _ = factors(0.02, seed=1)
+    found = suppression(after, labels, reference=before)
+    assert found.suppressed == "topic"
+    assert found.loss == pytest.approx(found.before["topic"] - found.factors["topic"])
+    assert found.loss > 0.6
+    assert suppression(before, labels, reference=before).loss == 0
+    alone = suppression(after, labels)
+    assert (alone.suppressed, alone.before) == ("topic", {})
+    assert alone.loss == pytest.approx(alone.factors["source"] - alone.factors["topic"])
+    hard = suppression(after, labels, reference=after)  # what the reference does not know either is not suppressed
+    assert hard.loss == 0
+    with pytest.raises(ValueError, match="two factors"):
+        suppression(before, {"topic": labels["topic"]})
+    with pytest.raises(ValueError, match="600 and 5"):
+        suppression(before, labels, reference=before[:5])
 
 
 def test_two_sets_that_are_offset() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 import counterpoint
 from counterpoint import cli
+from counterpoint.encoders.tiny import write_tiny
 from counterpoint.errors import Refusal
 from counterpoint.evaluation.diagnosis import FAULTS
 from counterpoint.verbs.diagnosis_report import Report
@@ -160,7 +161,8 @@ def test_two_models_beside_each_other(tiny: Path, tmp_path: Path) -> None:
     data, out = toy_rows(120), tmp_path / "found.json"
     counterpoint.fit(data, model=str(tiny), recipe="pairs", steps=4, out=str(tmp_path / "run"), lr=1e-3, quiet=True)
     found = diagnose(tmp_path / "run", data, against=tiny, out=out)
-    assert found.other == pytest.approx(diagnose(tiny, data).diagnosis.readings)
+    assert found.other is not None
+    assert found.other.readings == pytest.approx(diagnose(tiny, data).diagnosis.readings)
     assert found.overlap is not None
     assert 0 < found.overlap < 1
     written = json.loads(out.read_text())
@@ -257,3 +259,52 @@ def test_models_and_data_that_do_not_fit(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="wanted a column for --fine, got 'knd'"):
         diagnose("raw", tmp_path / "x.npz", fine="knd")
     assert [p.name for p in tmp_path.iterdir()] == ["x.npz"]
+
+
+def lines(count: int = 60) -> list[dict[str, str]]:
+    """Sentences with a verb, two words to exchange and a number, each beside another."""
+    return [
+        {"query": f"w{i} person {i} is waiting for w{i + 9} things", "doc": f"d{i % 40} w{i} will arrive"}
+        for i in range(count)
+    ]
+
+
+def test_contrast_sets_and_further_numbers(tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "found.json"
+    found = counterpoint.diagnose(str(tiny), lines(), precision="fp32", out=out, against=_other(tmp_path), quiet=False)
+    diagnosis = found.diagnosis
+    assert set(diagnosis.contrast) == {"order", "negation", "number"}
+    assert {"alignment", "uniformity", "frequency"} <= set(diagnosis.statistics)
+    written, shown = json.loads(out.read_text()), " ".join(capsys.readouterr().err.split())
+    assert written["contrast_sets"]["order"] == diagnosis.contrast["order"].as_dict()
+    assert written["statistics"] == pytest.approx(diagnosis.statistics, abs=1e-6)
+    assert written["against"]["readings"] == pytest.approx(found.other.readings, abs=1e-6)  # type: ignore[union-attr]
+    assert set(written["against"]["contrast_sets"]) == set(written["contrast_sets"])
+    assert written["against"]["statistics"]["uniformity"] != written["statistics"]["uniformity"]
+    share = diagnosis.contrast["number"]
+    assert f"typo or number {share.value:.2f} [{share.low:.2f}, {share.high:.2f}]" in shown
+    assert f"uniformity {diagnosis.statistics['uniformity']:.3f}" in shown
+
+
+def _other(folder: Path) -> Path:
+    return write_tiny(folder / "other", [f"w{i}" for i in range(70)], seed=3)
+
+
+def test_contrast_sets_are_of_the_model_and_of_its_texts(tiny: Path) -> None:
+    rows = lines()
+    found = diagnose(tiny, rows)
+    space = found.diagnosis.seen.space
+    model = counterpoint.load(str(tiny))
+    text, typo, changed = (space.variants["number"].__dict__[name] for name in ("text", "typo", "changed"))
+    assert len(text) == 60
+    assert np.allclose(text.numpy(), model.encode([row["query"] for row in rows]), atol=1e-5)
+    near, far = ((text * z).sum(1) for z in (typo, changed))
+    share = float((near > far).double().mean() + (near == far).double().mean() / 2)
+    assert found.diagnosis.contrast["number"].value == pytest.approx(share)
+
+
+def test_arrays_have_no_contrast_sets_and_no_frequency() -> None:
+    found = diagnose("raw", {"x": list(cloud())}).diagnosis
+    assert found.contrast == {}
+    assert "frequency" not in found.statistics
+    assert "uniformity" in found.statistics

@@ -18,6 +18,7 @@ from torch import Tensor
 from counterpoint.evaluation import faults, mends
 from counterpoint.evaluation.intervals import Interval, of_difference, of_mean
 from counterpoint.evaluation.space import ASKED, Look, Space, look, served
+from counterpoint.evaluation.traits import contrast, statistics
 
 Level = Literal["severe", "mild", "none"]
 PAIRED = 2_000  # anchors that effects are measured on, before and after a mend
@@ -106,13 +107,13 @@ FAULTS = (
         "a run of ours, or --temperature",
     ),
     Fault(
-        "cold", "temperature too low", faults.cold, 0.95, 0.975,
+        "cold", "temperature too low", faults.cold, 0.92, 0.975,
         "the hardest negative of a batch gets {:.0%} of the gradient: the others teach nothing, and it is the one most "
         "likely to be a false negative",
         "a run of ours, or --temperature",
     ),
     Fault(
-        "subclass-collapse", "sub-class collapse", faults.subclasses, 0.25, 0.1,
+        "subclass-collapse", "sub-class collapse", faults.subclasses, 0.4, 0.1,
         "inside the labels, finer classes are told apart only {:.0%} of the way from chance to perfect",
         "labels and --fine COLUMN",
     ),
@@ -161,12 +162,16 @@ class Diagnosis:
     Args:
         findings: faults beyond their limits: severe before mild, causes before what follows from them, then by effect.
         readings: code -> statistic of every fault that could be looked for.
+        statistics: what else is told of the space; see `evaluation.traits`.
+        contrast: what was changed in a text -> the share of texts that lie nearer to themselves with a typo.
         served: how well the model serves the task as it is; None without pairs and labels.
         seen: what all this was read from.
     """
 
     findings: tuple[Finding, ...]
     readings: dict[str, float]
+    statistics: dict[str, float]
+    contrast: dict[str, Interval]
     served: Interval | None
     seen: Look
 
@@ -224,7 +229,8 @@ def diagnose(
     ]
     measured = of_mean(base, units, seed=seed) if known else None
     readings = {code: value for code, value in values.items() if not math.isnan(value)}
-    return Diagnosis(tuple(sorted(findings, key=_rank)), readings, measured, seen)
+    further, sets = statistics(seen), contrast(space.variants, seed=seed)
+    return Diagnosis(tuple(sorted(findings, key=_rank)), readings, further, sets, measured, seen)
 
 
 def _without(fault: Fault, seen: Look, found: Sequence[Fault], seed: int) -> tuple[np.ndarray | None, dict[str, Level]]:

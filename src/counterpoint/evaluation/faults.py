@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from counterpoint._ops.neighbours import neighbours
-from counterpoint.evaluation.geometry import compactness, hardness, mean_cosine, spectrum, subclass_separation
+from counterpoint.evaluation.geometry import effective_rank, explained, hardness, mean_cosine
+from counterpoint.evaluation.geometry_labels import compactness, subclass_separation
 from counterpoint.evaluation.space import ROWS, Look, by_chance, drawn, unit
 from counterpoint.types import Embeddings
 
@@ -19,7 +20,6 @@ COPY = (
 )
 TWIN = 0.98
 CROWD = 3  # unlisted candidates before a positive; one or two are no crowd
-GROUPS = 10  # of equal length
 POINTS = 0.1  # of the variance within classes, below which classes count as points
 FEW = 50  # rows below which a share says nothing
 BATCHES = 16  # drawn to see where the gradient goes
@@ -37,7 +37,7 @@ def cone(seen: Look) -> float:
 def dimensions(seen: Look) -> float:
     """The share of the possible dimensions that the variance takes up.
 
-        exp( - sum_k p_k log p_k ) / most,    p = spectrum / sum of the spectrum
+        effective_rank(z, power=2) / most
 
     where most is min(n - 1, d); where classes are points, at most the number of classes less one.
     """
@@ -46,41 +46,26 @@ def dimensions(seen: Look) -> float:
     if len(at) < FEW:
         return math.nan
     z = others.z[at]
-    share = spectrum(z)
-    share = share[share > 0] / share.sum()
     most = min(len(at) - 1, z.shape[1])
     label = seen.space.anchors.facts.get("label")
     if label is not None and seen.space.candidates is None and compactness(z, label[at]) < POINTS:
         most = min(most, max(1, len(label.unique()) - 1))
-    return float((-(share * share.log()).sum()).exp()) / most
+    return effective_rank(z, power=2) / most
 
 
 def length(seen: Look) -> float:
-    """The share of the variance that the length of the texts explains: eta squared over ten groups of equal length.
-
-        1 - compactness(z, group) - (groups - 1) / (n - 1)
-
-    which is 0 in the mean where length plays no part. Of pairs the larger of the two sides.
-    """
-    sides = (seen.space.anchors, seen.space.candidates)
-    return max((_explained(e) for e in sides if e is not None and "length" in e.facts), default=math.nan)
+    """The share of the variance that the length of the texts explains, of pairs on the side where it is larger."""
+    return explained_by(seen, "length")
 
 
-def _explained(e: Embeddings) -> float:
-    e = e.rows(drawn(len(e), ROWS, 0))
-    group = groups_of(e.facts["length"])
-    if len(e) < FEW or len(group.unique()) < 2:
-        return math.nan
-    return 1 - compactness(e.z, group) - (len(group.unique()) - 1) / (len(e) - 1)
-
-
-def groups_of(values: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Ten groups of about equal size by value; equal values share one.
-
-    >>> groups_of(torch.tensor([1.0, 9.0, 1.0, 5.0])).tolist()
-    [0, 7, 0, 5]
-    """
-    return torch.searchsorted(values.sort().values, values) * GROUPS // max(1, len(values))
+def explained_by(seen: Look, fact: str) -> float:
+    """The share of the variance that a fact of the rows explains; see `evaluation.geometry.explained`."""
+    shares = []
+    for side in (seen.space.anchors, seen.space.candidates):
+        if side is not None and fact in side.facts and len(side) >= FEW:
+            e = side.rows(drawn(len(side), ROWS, 0))
+            shares.append(explained(e.z, e.facts[fact]))
+    return max((share for share in shares if not math.isnan(share)), default=math.nan)
 
 
 def gap(seen: Look) -> float:

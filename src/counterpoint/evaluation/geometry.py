@@ -1,7 +1,8 @@
-"""What is true of an embedding space: one function a statistic, of rows and, where there are some, of labels.
+"""What is true of an embedding space: one function a statistic. Those that ask for labels are in `geometry_labels`.
 
-`alignment` and `uniformity` are objectives as well (`objectives.spread`); `rankme`, `width`, `duplicates` and
-`shared_neighbours` also serve health and model selection (`_ops.geometry`). All compare n rows with m rows by tiles.
+`alignment` and `uniformity` are the objectives of `objectives.spread` (their `.loss` is the statistic); `rankme`, `width`,
+`duplicates` and `shared_neighbours`, the neighbour overlap of two models, also serve health and model selection
+(`_ops.geometry`). All compare n rows with m rows by tiles.
 """
 
 from __future__ import annotations
@@ -15,23 +16,48 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from counterpoint._ops.geometry import duplicates, rankme, shared_neighbours, width
 from counterpoint._ops.layout import Rule
 from counterpoint._ops.neighbours import neighbours
 from counterpoint._ops.sweep import sweep
 from counterpoint._ops.tile import Output, Side
+from counterpoint.objectives.spread import alignment, uniformity
 from counterpoint.types import Embeddings, Pairs, same_sample
 
+__all__ = [
+    "Hubness",
+    "alignment",
+    "dependence",
+    "duplicates",
+    "effective_rank",
+    "explained",
+    "groups_of",
+    "hardness",
+    "hubness",
+    "isotropy",
+    "mean_cosine",
+    "modality_gap",
+    "rankme",
+    "shared_neighbours",
+    "spectrum",
+    "unevenness",
+    "uniformity",
+    "unit_rows",
+    "width",
+]
+
 Rows = Float[Tensor, "n d"]
+GROUPS = 10  # of equal size, for `explained`
 
 
-def _unit(z: Rows) -> Rows:
+def unit_rows(z: Rows) -> Rows:
     """Rows of length 1 up to rounding: statistics need no gradient, so nothing is added below the root."""
     z = z.to(torch.promote_types(z.dtype, torch.float32))
     return z / torch.linalg.vector_norm(z, dim=1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
 
 
-def _unit_rows(e: Embeddings) -> Embeddings:
-    return replace(e, z=_unit(e.z))
+def _scaled(e: Embeddings) -> Embeddings:
+    return replace(e, z=unit_rows(e.z))
 
 
 @torch.no_grad()
@@ -56,7 +82,7 @@ def mean_cosine(z: Rows) -> float:
     n = len(z)
     if n < 2:
         return math.nan
-    return (float(_unit(z).double().sum(0).square().sum()) - n) / (n * (n - 1))
+    return (float(unit_rows(z).double().sum(0).square().sum()) - n) / (n * (n - 1))
 
 
 @torch.no_grad()
@@ -104,8 +130,40 @@ def spectrum(z: Rows) -> Float[Tensor, " k"]:
     >>> spectrum(torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).round(decimals=6).tolist()
     [1.0, 0.0]
     """
-    u = _unit(z)
+    u = unit_rows(z)
     return torch.linalg.svdvals(u - u.mean(0)).square() / max(1, len(u))
+
+
+@torch.no_grad()
+def effective_rank(z: Rows, *, power: float = 1.0) -> float:
+    """How many directions unit rows spread in around their middle, counted softly.
+
+        exp( - sum_k p_k log p_k ),    p_k = sigma_k^power / sum_j sigma_j^power
+
+    over the singular values sigma of the centred rows: the square roots of n times `spectrum`.
+
+    Args:
+        z: the rows; scaled to length 1, then centred.
+        power: 1 takes singular values, as the source does; 2 variances, so that many directions that hold little count
+            for less. That is what `diagnose` reads.
+
+    Returns:
+        From 1 (rows on one line) to min(n - 1, d) (as much in every direction). NaN where all rows are equal.
+
+    Differs:
+        From the source in scaling and centring; `rankme` is the same of the rows as they are.
+
+    References:
+        Roy, Vetterli 2007, The effective rank: a measure of effective dimensionality, EUSIPCO.
+
+    >>> round(effective_rank(torch.cat([torch.eye(4), -torch.eye(4)])), 4)
+    4.0
+    """
+    share = spectrum(z).double() ** (power / 2)
+    if not len(share) or not float(share.sum()) > 0:
+        return math.nan
+    share = share / share.sum()
+    return float(torch.special.entr(share).sum().exp())
 
 
 @torch.no_grad()
@@ -126,7 +184,7 @@ def modality_gap(x: Rows, y: Float[Tensor, "m d"]) -> float:
     >>> modality_gap(torch.tensor([[2.0, 0.0]]), torch.tensor([[-1.0, 0.0]]))
     2.0
     """
-    return float(torch.linalg.vector_norm(_unit(x).mean(0) - _unit(y).mean(0)))
+    return float(torch.linalg.vector_norm(unit_rows(x).mean(0) - unit_rows(y).mean(0)))
 
 
 @dataclass(frozen=True)
@@ -168,113 +226,72 @@ def hubness(anchors: Embeddings, candidates: Embeddings, k: int = 10, *, rule: R
     """
     if not len(anchors):
         return Hubness(math.nan, math.nan, math.nan)
-    index = neighbours(_unit_rows(anchors), _unit_rows(candidates), k, rule=rule).index
-    found = torch.bincount(index[index >= 0], minlength=len(candidates)).double()
-    apart = found - found.mean()
+    index = neighbours(_scaled(anchors), _scaled(candidates), k, rule=rule).index
+    return unevenness(torch.bincount(index[index >= 0], minlength=len(candidates)), len(anchors))
+
+
+@torch.no_grad()
+def unevenness(found: Int[Tensor, " m"], asked: int) -> Hubness:
+    """`hubness` of counts that are known: how often each candidate is among the k nearest.
+
+    Args:
+        found: N_k(j) of each candidate.
+        asked: how many anchors there were.
+
+    >>> unevenness(torch.tensor([3, 1, 0, 0]), 4).never
+    0.5
+    """
+    counts = found.double()
+    apart = counts - counts.mean()
     spread = float(apart.square().mean()) ** 0.5
     skewness = float((apart**3).mean()) / spread**3 if spread else 0.0
-    return Hubness(skewness, float((found == 0).float().mean()), float((found.max() / len(anchors)).float()))
+    return Hubness(skewness, float((found == 0).float().mean()), float((counts.max() / asked).float()))
 
 
 @torch.no_grad()
-def tolerance(z: Rows, labels: Int[Tensor, " n"]) -> float:
-    """The mean cosine of two different rows of one class.
+def explained(z: Rows, values: Float[Tensor, " n"]) -> float:
+    """The share of the variance of unit rows that a number explains, such as the length of a text.
+
+        1 - within / whole - (groups - 1) / (n - 1)
+
+    where within and whole are the sums of squares around the middles of ten groups of about equal size, by value, and
+    around that of all: eta squared less its mean where the number plays no part.
 
     Args:
         z: the rows; scaled to length 1 here.
-        labels: their classes.
+        values: one a row.
 
     Returns:
-        From -1 to 1; large where a model tolerates that samples of a class differ. NaN where no class has two rows.
+        From about 0 to about 1; NaN where all values are equal, or all rows.
 
-    Differs:
-        The source also averages over pairs of a row with itself, which adds 1 for each row.
+    Relations:
+        1 - `geometry_labels.compactness` of the groups, less chance. `dependence` asks the same of neighbours.
 
     References:
-        Wang, Liu 2021, arXiv:2012.09740, section 4.2.
+        Fisher 1925, Statistical Methods for Research Workers (the correlation ratio); the correction as in Kelley 1935,
+        to first order.
 
-    >>> tolerance(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 0, 1]))
-    1.0
+    >>> explained(torch.eye(4)[[0, 1, 2, 3] * 25], torch.tensor([1.0, 2.0, 3.0, 4.0] * 25)) > 0.96
+    True
     """
-    sums, counts, _ = _by_class(_unit(z).double(), labels)
-    pairs = float((counts * (counts - 1)).sum())
-    return (float(sums.square().sum()) - len(z)) / pairs if pairs else math.nan
+    u = unit_rows(z).double()
+    _, place = groups_of(values).unique(return_inverse=True)
+    size = torch.bincount(place).double()
+    whole = float((u - u.mean(0)).square().sum())
+    if len(size) < 2 or not whole > 0:
+        return math.nan
+    middle = u.new_zeros(len(size), u.shape[1]).index_add_(0, place, u) / size[:, None]
+    within = float((u - middle[place]).square().sum())
+    return 1 - within / whole - (len(size) - 1) / (len(u) - 1)
 
 
-def _by_class(
-    z: Rows, labels: Int[Tensor, " n"]
-) -> tuple[Float[Tensor, "c d"], Float[Tensor, " c"], Int[Tensor, " n"]]:
-    """Sums and sizes of classes, and the place of each row's class."""
-    _, place, counts = labels.unique(return_inverse=True, return_counts=True)
-    return z.new_zeros(len(counts), z.shape[1]).index_add_(0, place, z), counts.to(z.dtype), place
+def groups_of(values: Float[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Ten groups of about equal size by value; equal values share one.
 
-
-@torch.no_grad()
-def compactness(z: Rows, labels: Int[Tensor, " n"]) -> float:
-    """The share of the variance of unit rows that lies within classes.
-
-        sum_i |u_i - mean of its class|^2 / sum_i |u_i - mean of all|^2
-
-    Args:
-        z: the rows; scaled to length 1 here.
-        labels: their classes.
-
-    Returns:
-        From 0 (each class is one point) to 1 (classes have one middle). NaN where all rows are equal.
-
-    Relations:
-        1 minus it is eta squared of an analysis of variance; small values are what Papyan, Han, Donoho 2020,
-        arXiv:2008.08186, call neural collapse (NC1).
-
-    >>> compactness(torch.eye(4)[[0, 0, 1, 1]], torch.tensor([0, 0, 1, 1]))
-    0.0
+    >>> groups_of(torch.tensor([1.0, 9.0, 1.0, 5.0])).tolist()
+    [0, 7, 0, 5]
     """
-    u = _unit(z).double()
-    sums, counts, place = _by_class(u, labels)
-    within = (u - (sums / counts[:, None])[place]).square().sum()
-    whole = (u - u.mean(0)).square().sum()
-    return float(within / whole) if float(whole) > 0 else math.nan
-
-
-@torch.no_grad()
-def subclass_separation(z: Rows, coarse: Int[Tensor, " n"], fine: Int[Tensor, " n"]) -> float:
-    """Whether classes inside the classes that were trained on are still apart.
-
-        ( right - chance ) / ( n - chance )
-        right  = sum_i [ the nearest other row of i's coarse class is of its fine class ]
-        chance = sum_i (rows of i's fine class - 1) / (rows of its coarse class - 1)
-
-    over the n rows of coarse classes that have two fine ones or more.
-
-    Args:
-        z: the rows; scaled to length 1 here.
-        coarse: the classes of training.
-        fine: classes inside them.
-
-    Returns:
-        From about 0 (the nearest of a coarse class says nothing of the fine one: sub-classes have collapsed) to 1: the
-        share of right neighbours beyond that of a random other row of the coarse class. NaN where no coarse class has two
-        fine ones.
-
-    Relations:
-        What supervised contrastive learning loses, after Chen et al. 2022, arXiv:2204.07596 (class collapse).
-
-    >>> z = torch.eye(4)[[0, 0, 1, 1]]
-    >>> subclass_separation(z, torch.zeros(4, dtype=torch.int64), torch.tensor([7, 7, 8, 8]))
-    1.0
-    """
-    right = chance = 0.0
-    for one in coarse.unique():
-        at = torch.nonzero(coarse == one)[:, 0]
-        _, place, counts = fine[at].unique(return_inverse=True, return_counts=True)
-        if len(counts) < 2:
-            continue
-        rows = Embeddings.of(_unit(z[at]), id=torch.arange(len(at)))
-        nearest = neighbours(rows, rows, 1, rule=same_sample).index[:, 0]
-        right += float((place[nearest] == place).sum())
-        chance += float((counts * (counts - 1)).sum()) / (len(at) - 1)
-    total = sum(float((coarse == one).sum()) for one in coarse.unique() if len(fine[coarse == one].unique()) > 1)
-    return (right - chance) / (total - chance) if total > chance else math.nan
+    return torch.searchsorted(values.sort().values, values) * GROUPS // max(1, len(values))
 
 
 @torch.no_grad()
@@ -299,7 +316,7 @@ def dependence(z: Rows, values: Float[Tensor, " n"], k: int = 10) -> float:
 
     if len(z) < 3 or bool((values == values[0]).all()):
         return math.nan
-    rows = Embeddings.of(_unit(z), id=torch.arange(len(z)))
+    rows = Embeddings.of(unit_rows(z), id=torch.arange(len(z)))
     index = neighbours(rows, rows, min(k, len(z) - 1), rule=same_sample).index
     return float(spearmanr(values.double().numpy(), values.double()[index].mean(1).numpy()).statistic)
 
@@ -338,7 +355,7 @@ def hardness(
     """
     if not temperature > 0 or not 0 < share <= 1:
         raise ValueError(f"wanted a temperature above 0 and a share in (0, 1], got {temperature} and {share}")
-    a, c = _unit_rows(anchors), _unit_rows(candidates)
+    a, c = _scaled(anchors), _scaled(candidates)
     best = neighbours(a, c, math.ceil(share * len(c)), rule=rule)
     hardest = torch.where(best.index >= 0, best.score / temperature, -torch.inf).logsumexp(1)
     swept = sweep(partial(_repelled, temperature), a, c, rule=rule, rows={"all": "logsumexp"})

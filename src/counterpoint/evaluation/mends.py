@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from counterpoint._ops.neighbours import neighbours
-from counterpoint.evaluation.faults import CHUNK, TWIN, groups_of
+from counterpoint.evaluation.faults import CHUNK, TWIN
+from counterpoint.evaluation.geometry import groups_of
 from counterpoint.evaluation.space import ROWS, Look, Space, drawn, unit
 from counterpoint.types import Embeddings
 

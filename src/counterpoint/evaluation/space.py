@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -23,16 +24,32 @@ RANKS, VOTES = 10, 5  # as mrr@10 and as the accuracy that `evaluate` and `fit` 
 
 
 @dataclass(frozen=True)
+class Variants:
+    """Embeddings of texts and of what was made of them; see `views.variants.contrast_set`.
+
+    Args:
+        text: as they are.
+        typo: with a typo, so of the same meaning.
+        changed: of another meaning.
+    """
+
+    text: Float[Tensor, "n d"]
+    typo: Float[Tensor, "n d"]
+    changed: Float[Tensor, "n d"]
+
+
+@dataclass(frozen=True)
 class Space:
     """Embeddings of the data by one model, with what is known of each row. Rows are scaled to length 1 by `of`.
 
     Args:
         anchors: n items; facts that are known: "label", "fine" and "held" (1 in dev and test, else 0) as whole numbers,
-            "length" in words.
+            "length" in words, "frequency" of them (see `data.words.frequency`).
         candidates: what the anchors are paired with; None where the data are one set of items.
         relation: which anchors and candidates belong together.
         temperature: of the training that made the model.
         batch: rows of one of its batches.
+        variants: what was changed -> some anchors in three forms.
     """
 
     anchors: Embeddings
@@ -40,6 +57,7 @@ class Space:
     relation: Relation | None = None
     temperature: float | None = None
     batch: int = 64
+    variants: Mapping[str, Variants] = field(default_factory=dict)
 
     @classmethod
     def of(cls, anchors: Embeddings, candidates: Embeddings | None = None, **known: object) -> Space:

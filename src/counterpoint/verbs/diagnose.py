@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 
-from counterpoint._ops.geometry import shared_neighbours
 from counterpoint.data.sources import short
 from counterpoint.errors import Refusal, closest
 from counterpoint.evaluation.diagnosis import FAULTS, Diagnosis
 from counterpoint.evaluation.diagnosis import diagnose as look_for
 from counterpoint.evaluation.faults import found_by, over_split, suspects, twins_of
+from counterpoint.evaluation.geometry import shared_neighbours
 from counterpoint.evaluation.space import Space, drawn
 from counterpoint.verbs import table_file
 from counterpoint.verbs.check import show_data, show_findings
@@ -97,7 +97,7 @@ def diagnose(
     other = overlap = None
     if against is not None:
         there = space_of(str(against), material, run, screen, temperature=None)
-        other, overlap = _looked_for(there, material, run, screen).readings, _in_common(space, there)
+        other, overlap = _looked_for(there, material, run, screen), _in_common(space, there)
     changed = None if data_place is None else mend(material, diagnosis.seen)
     patient = _patient(str(model), data, material, run, mended=mended, fine=fine)
     codes = [found.fault.code for found in diagnosis.findings]

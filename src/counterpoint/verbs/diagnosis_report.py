@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from counterpoint.evaluation.diagnosis import FAULTS, Diagnosis, Finding
+from counterpoint.evaluation.intervals import Interval
+from counterpoint.evaluation.traits import STATISTICS
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.mended import Mended
 from counterpoint.verbs.prescriptions import REMEDIES, systems
 
+CONTRAST = "share of texts nearer to themselves with a typo than with this changed"
 COLOURS: Mapping[str, str] = {"severe": "bold red", "mild": "yellow", "none": "green"}
 
 
@@ -26,7 +29,7 @@ class Report:
         diagnosis: findings, the worst cause first, and all readings.
         commands: code of a finding -> what to type, in this order.
         examples: code of a finding -> lines that show it in the data.
-        other: the readings of the model that was named by `against`.
+        other: the diagnosis of the model that was named by `against`.
         overlap: the share of 10 nearest neighbours that the two models have in common.
         mended: what was changed in the data, where that was asked for.
     """
@@ -34,7 +37,7 @@ class Report:
     diagnosis: Diagnosis
     commands: Mapping[str, list[str]]
     examples: Mapping[str, list[str]]
-    other: Mapping[str, float] | None = None
+    other: Diagnosis | None = None
     overlap: float | None = None
     mended: Mended | None = None
 
@@ -46,13 +49,25 @@ def as_values(report: Report, model: str) -> dict[str, Any]:
         "schema": 1,
         "model": model,
         "findings": [_as_values(found, report) for found in diagnosis.findings],
-        "readings": {code: round(value, 6) for code, value in diagnosis.readings.items()},
+        "readings": _rounded(diagnosis.readings),
         "limits": {f.code: {"mild": f.mild, "severe": f.severe} for f in FAULTS},
         "not_looked_for": {f.code: f.needs for f in FAULTS if f.code not in diagnosis.readings},
         "served": None if diagnosis.served is None else diagnosis.served.as_dict(),
-        "against": None if report.other is None else {code: round(value, 6) for code, value in report.other.items()},
+        **_told(diagnosis),
+        "against": None
+        if report.other is None
+        else {"readings": _rounded(report.other.readings), **_told(report.other)},
         "neighbours_in_common": report.overlap,
     }
+
+
+def _rounded(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: round(value, 6) for name, value in values.items()}
+
+
+def _told(diagnosis: Diagnosis) -> dict[str, Any]:
+    sets = {name: share.as_dict() for name, share in diagnosis.contrast.items()}
+    return {"statistics": _rounded(diagnosis.statistics), "contrast_sets": sets}
 
 
 def _as_values(found: Finding, report: Report) -> dict[str, Any]:
@@ -77,30 +92,53 @@ def show(report: Report, screen: Screen, model: str, against: str | None) -> Non
     diagnosis = report.diagnosis
     screen.say()
     screen.say(_verdict(diagnosis), style="bold")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     names = [Path(name).name for name in (model, against) if name is not None]
-    for title in ("", *names, "healthy", ""):
-        table.add_column(escape(title), no_wrap=True)
-    for fault in FAULTS:
-        if fault.code in diagnosis.readings:
-            value = diagnosis.readings[fault.code]
-            level = fault.level(value)
-            beside = [] if report.other is None else [_number(report.other.get(fault.code))]
-            side = "below" if fault.severe > fault.mild else "above"
-            word = "healthy" if level == "none" else level
-            cells = (fault.code, _number(value), *beside, f"{side} {fault.mild:g}")
-            table.add_row(*cells, f"[{COLOURS[level]}]{word}[/]")
-    screen.console.print(table)
+    _show_readings(report, screen, names)
     if report.overlap is not None:
         screen.say(f"the two models share {report.overlap:.0%} of the 10 nearest neighbours of an item")
     for number, found in enumerate(diagnosis.findings, start=1):
         _show_finding(number, found, report, screen)
+    _show_further(report, screen, names)
     missing = [f"{f.code} ({f.needs})" for f in FAULTS if f.code not in diagnosis.readings]
     if missing:
         screen.say()
         screen.say(f"not looked for, for want of: {'; '.join(missing)}", style="dim")
     if report.mended is not None:
         screen.say(_changed(report.mended))
+
+
+def _show_readings(report: Report, screen: Screen, names: Sequence[str]) -> None:
+    """The statistic of each fault beside its limit."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("", *names, "healthy", ""):
+        table.add_column(escape(title), no_wrap=True)
+    readings = report.diagnosis.readings
+    for fault in FAULTS:
+        if fault.code in readings:
+            level = fault.level(readings[fault.code])
+            beside = [] if report.other is None else [_number(report.other.readings.get(fault.code))]
+            side = "below" if fault.severe > fault.mild else "above"
+            word = "healthy" if level == "none" else level
+            cells = (fault.code, _number(readings[fault.code]), *beside, f"{side} {fault.mild:g}")
+            table.add_row(*cells, f"[{COLOURS[level]}]{word}[/]")
+    screen.console.print(table)
+
+
+def _show_further(report: Report, screen: Screen, names: Sequence[str]) -> None:
+    """The numbers without a limit, each with what it is."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("also read", *names):
+        table.add_column(escape(title), no_wrap=True)
+    table.add_column("", overflow="fold")
+    both = [d for d in (report.diagnosis, report.other) if d is not None]
+    for name, value in report.diagnosis.statistics.items():
+        numbers = [_number(value), *(_number(d.statistics.get(name)) for d in both[1:])]
+        table.add_row(name, *numbers, STATISTICS[name][0])
+    for name in report.diagnosis.contrast:
+        shares = [_share(d.contrast.get(name)) for d in both]
+        table.add_row(f"typo or {name}", *shares, CONTRAST)
+    screen.say()
+    screen.console.print(table, style="dim")
 
 
 def _verdict(diagnosis: Diagnosis) -> str:
@@ -146,6 +184,10 @@ def _changed(mended: Mended) -> str:
         "likely positives listed": mended.added,
     }
     return f"mended: {', '.join(f'{n:,} {words}' for words, n in counts.items())}; {len(mended.frame):,} rows left"
+
+
+def _share(found: Interval | None) -> str:
+    return "-" if found is None else f"{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
 
 
 def _number(value: float | None) -> str:

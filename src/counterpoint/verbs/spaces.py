@@ -19,18 +19,22 @@ from counterpoint.data.lint import Finding, accept, clean
 from counterpoint.data.roles import Samples
 from counterpoint.data.sources import read
 from counterpoint.data.splits import connected_groups
+from counterpoint.data.words import frequency
 from counterpoint.encoders import mlp
 from counterpoint.encoders.text import embed
 from counterpoint.encoders.text import load as load_text
 from counterpoint.errors import Refusal, closest
-from counterpoint.evaluation.space import Space
+from counterpoint.evaluation.space import Space, Variants, drawn
 from counterpoint.training.machine import pick_device, pick_precision
 from counterpoint.types import Embeddings, Relation
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.folder import read_json
 from counterpoint.verbs.prepare import inspect, name_of
 from counterpoint.verbs.settings import Run
+from counterpoint.views.variants import CHANGES, contrast_set
 
+EDITED, FORMS = 2_000, 150  # anchors that are tried for a contrast set, and those that are used
+LONG = 100  # words from which one change is lost in the text
 RAW = "raw"  # in place of a model: the arrays of the data are the embeddings
 
 
@@ -129,19 +133,27 @@ def _of_samples(samples: Samples, findings: tuple[Finding, ...]) -> Material:
         known |= {n: one[n].rank("dense").cast(pl.Int64) for n in ("label", "fine") if n in one.columns}
     items = samples.items
     facts = {name: torch.from_numpy(column.to_numpy().copy()) for name, column in known.items()}
-    anchors = _side(one["anchor"].to_list(), items, facts)
-    candidates = relation = None
-    if paired:
+    found, relation = one["anchor"].to_list(), None
+    if not paired:
+        (anchors,), candidates = _sides(items, (found, facts)), None
+    else:
         flat = frame.select("anchor", "positive").explode("positive").unique(maintain_order=True)
-        candidates = _side(flat["positive"].unique(maintain_order=True).to_list(), items, {})
+        documents = flat["positive"].unique(maintain_order=True).to_list()
+        anchors, candidates = _sides(items, (found, facts), (documents, {}))
         relation = Relation.of(items.ids(flat["anchor"]), items.ids(flat["positive"]))
     return Material(anchors, candidates, relation, one["unit"].to_numpy(), items, samples, findings)
 
 
-def _side(keys: Sequence[str], items: Items, facts: Mapping[str, Tensor]) -> Side:
+def _sides(items: Items, *sides: tuple[Sequence[str], Mapping[str, Tensor]]) -> list[Side]:
+    """Keys and facts of both sides; of texts their length and how common their words are as well."""
     if items.kind != "text":
-        return Side(keys, facts)
-    return Side(keys, {**facts, "length": torch.tensor([float(len(key.split())) for key in keys])})
+        return [Side(keys, facts) for keys, facts in sides]
+    common = frequency(*(keys for keys, _ in sides))
+    made = []
+    for (keys, facts), found in zip(sides, common, strict=True):
+        words = {"length": torch.tensor([float(len(k.split())) for k in keys]), "frequency": torch.tensor(found)}
+        made.append(Side(keys, {**facts, **words}))
+    return made
 
 
 def _judged(folder: str) -> Material:
@@ -150,8 +162,8 @@ def _judged(folder: str) -> Material:
     row = torch.tensor([i for i, known in enumerate(found.positives) for _ in known])
     col = torch.tensor([c for known in found.positives for c in known])
     relation = Relation.of(ids[row], places[col])
-    sides = _side(found.queries, TEXTS, {}), _side(found.documents, TEXTS, {})
-    return Material(*sides, relation, np.arange(len(found.queries)), TEXTS, None)
+    anchors, candidates = _sides(TEXTS, (found.queries, {}), (found.documents, {}))
+    return Material(anchors, candidates, relation, np.arange(len(found.queries)), TEXTS, None)
 
 
 def space_of(model: str, material: Material, run: Run, screen: Screen, *, temperature: float | None) -> Space:
@@ -168,18 +180,42 @@ def space_of(model: str, material: Material, run: Run, screen: Screen, *, temper
         Refusal: a model of another kind of data.
     """
     sides = [side for side in (material.anchors, material.candidates) if side is not None]
-    vectors = _embedded(model, sides, material.items, run, screen)
-    sets = [s.embedded(z, material.items.ids(s.keys)) for s, z in zip(sides, vectors, strict=True)]
+    forms = _variants(material, run.seed) if model != RAW else {}
+    made = [texts for _, *both in forms.values() for texts in both]
+    lists = [(side.keys, role) for side, role in zip(sides, ("anchor", "positive"), strict=False)]
+    lists += [(texts, "anchor") for texts in made]
+    vectors = _embedded(model, lists, material.items, run, screen)
+    sets = [s.embedded(z, material.items.ids(s.keys)) for s, z in zip(sides, vectors, strict=False)]
+    rest = iter(vectors[len(sides) :])
     read_temperature, batch = _training_of(model)
     return Space.of(
         *sets,
         relation=material.relation,
         temperature=read_temperature if temperature is None else temperature,
         batch=batch or Run.batch,
+        variants={name: Variants(vectors[0][at], next(rest), next(rest)) for name, (at, _, _) in forms.items()},
     )
 
 
-def _embedded(model: str, sides: Sequence[Side], items: Items, run: Run, screen: Screen) -> list[Tensor]:
+def _variants(material: Material, seed: int) -> dict[str, tuple[list[int], list[str], list[str]]]:
+    """Some anchors' places, the same with a typo, and with each change of meaning that `views.variants` can make."""
+    if material.items.kind != "text":
+        return {}
+    keys = material.anchors.keys
+    some = [i for i in drawn(len(keys), EDITED, seed).tolist() if keys[i].count(" ") < LONG]
+    found = {}
+    for name, change in CHANGES.items():
+        generator = torch.Generator().manual_seed(seed)
+        at, typos, changed = contrast_set([keys[i] for i in some], change, generator=generator)
+        if at:
+            found[name] = [some[i] for i in at[:FORMS]], typos[:FORMS], changed[:FORMS]
+    return found
+
+
+def _embedded(
+    model: str, lists: Sequence[tuple[Sequence[str], str]], items: Items, run: Run, screen: Screen
+) -> list[Tensor]:
+    """Vectors of lists of items, each in its role."""
     folder = Path(model).expanduser()
     inner = folder / "model" if (folder / "run.json").exists() else folder
     reads = "arrays" if model == RAW or mlp.is_saved(inner) else "text"
@@ -187,7 +223,7 @@ def _embedded(model: str, sides: Sequence[Side], items: Items, run: Run, screen:
         remedy = "'raw' takes the arrays as they are" if items.kind == "arrays" else None
         raise Refusal(f"a model of {items.kind}", f"one of {reads}: '{model}'", where="MODEL", remedy=remedy)
     if model == RAW:
-        return [items.take(side.keys).flatten(1) for side in sides]
+        return [items.take(some).flatten(1) for some, _ in lists]
     device = pick_device(run.device)
     with screen.stage(f"loading {model}"):
         if isinstance(items, Arrays):
@@ -196,11 +232,8 @@ def _embedded(model: str, sides: Sequence[Side], items: Items, run: Run, screen:
             code = run.trust_remote_code
             encoder = load_text(model, prompts=run.prompts, lengths=run.lengths, device=device, trust_remote_code=code)
     precision = pick_precision(run.precision, device)
-    with screen.stage("embedding", total=sum(len(side.keys) for side in sides)) as tick:
-        return [
-            embed(encoder, items.take(side.keys), role, precision=precision, tick=tick)
-            for side, role in zip(sides, ("anchor", "positive"), strict=False)
-        ]
+    with screen.stage("embedding", total=sum(len(some) for some, _ in lists)) as tick:
+        return [embed(encoder, items.take(some), role, precision=precision, tick=tick) for some, role in lists]
 
 
 def _of_shape(encoder: mlp.MLP, items: Arrays) -> mlp.MLP:
