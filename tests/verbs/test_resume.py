@@ -317,6 +317,17 @@ def test_the_number_of_processes_may_change(
     assert results(run.path) == results(straight)
 
 
+def test_a_checkpoint_that_nobody_began_is_not_gone_on_with(
+    straight: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a folder was removed while a process that is about to end still saved into it."""
+    out = broken(tmp_path, tiny, 5, monkeypatch, lr=1e-2)
+    (tmp_path / "r.unfinished" / "begun.json").unlink()
+    run = counterpoint.fit(toy_rows(), model=str(tiny), out=str(out), **SETTINGS)
+    assert results(run.path) == results(straight)
+    assert json.loads((run.path / "run.json").read_text())["resumed_after"] == []
+
+
 @pytest.mark.parametrize("died", ["moving", "removing"])
 def test_a_run_that_died_while_it_was_put_in_place_is_not_lost(
     died: str, straight: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

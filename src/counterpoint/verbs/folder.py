@@ -58,9 +58,9 @@ def began_with(place: Path) -> dict[str, Any] | None:
 
 
 def resumable(scratch: Path) -> bool:
-    """Whether an unfinished run has a checkpoint."""
+    """Whether an unfinished run has a checkpoint, and a note of what it began with: one without belongs to nobody."""
     try:
-        return any((scratch / CHECKPOINTS).glob("step-*"))
+        return (scratch / BEGUN).exists() and any((scratch / CHECKPOINTS).glob("step-*"))
     except OSError:  # a name too long, a folder that may not be read
         return False
 
