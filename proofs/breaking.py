@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace as changed
 from typing import Any
 
 import torch
@@ -71,26 +70,3 @@ def of_shuffled(encoder: Any, train: Any) -> Method:
         return infonce(a.z, c.z.roll(1, 0), temperature=0.05)
 
     return replace(pairs(encoder, train), objective=loss)
-
-
-def by_length(encoder: Any, train: Any) -> Method:
-    """A part along one direction is trained to tell how long the text is, beside in-batch negatives."""
-    method = pairs(encoder, train)
-    way = _unit(torch.randn(1, encoder.width, generator=torch.Generator().manual_seed(0)))[0]
-
-    def views(batch: Any, generator: torch.Generator) -> dict[str, Any]:
-        made = method.views(batch, generator)
-        return {
-            name: side | {"words": torch.tensor([float(t.count(" ") + 1) for t in side["text"]])}
-            for name, side in made.items()
-        }
-
-    def encode(modules: Any, made: dict[str, Any]) -> dict[str, Embeddings]:
-        sets = method.encode(modules, made)
-        return {n: changed(e, facts={**e.facts, "words": made[n]["words"]}) for n, e in sets.items()}
-
-    def wrong(e: Embeddings) -> Tensor:
-        aim = ((e.facts["words"] - 12) / 6).clamp(-1, 1) * 0.8
-        return (_unit(e.z) @ way - aim).square().sum() / len(e.z)
-
-    return changed(replace(method, objective=_bent(wrong, 40.0)), views=views, encode=encode)

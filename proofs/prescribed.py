@@ -19,6 +19,7 @@ from typing import Any
 
 import broken
 import polars as pl
+import torch
 
 import counterpoint
 from counterpoint import cli
@@ -29,6 +30,7 @@ TRAIN = 600  # rows to train on; the other 600 of a set of pairs are held out fo
 NET = "--lr 1e-3 --batch 64 --evaluations 1"
 TEXT = "--lr 3e-4 --batch 32 --freeze 5 --evaluations 1 --precision fp32"
 STEPS, BRIEF = 300, 30  # of a net, and of texts
+LAYER = "a layer behind the model that makes more of what tells how long a text is"
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Patient:
 
     Args:
         code: the fault.
-        words: of the `fit` that breaks a model; "" where the data are broken.
+        words: of the `fit` that breaks a model, or of a layer that does; "" where the data are broken.
         train, held: tables to train on and to read from.
         roles: words that name the columns.
         fine: the column of finer classes.
@@ -86,7 +88,7 @@ def patients(data: Path, sets: dict[str, broken.Set], seed: int) -> list[Patient
         Patient("false-negatives", "", twice, twice, two, arrays=False),
         Patient("duplicates", "", copied, copied, split, arrays=False),
         Patient("cold", "--recipe pairs --set temperature=0.002", texts[:TRAIN], texts[TRAIN:], two, arrays=False),
-        Patient("length", f"{breaking}:by_length", texts[:TRAIN], texts[TRAIN:], two, arrays=False),
+        Patient("length", LAYER, texts[:TRAIN], texts[TRAIN:], two, arrays=False),
     ]
 
 
@@ -109,6 +111,23 @@ def with_popular(train: pl.DataFrame, held: pl.DataFrame) -> tuple[pl.DataFrame,
         frame.with_columns(c2=pl.Series(cells, dtype=pl.List(pl.Float32)))
         for frame, cells in ((train, rows), (held, found))
     )  # type: ignore[return-value]
+
+
+def with_layer(target: Path, texts: list[str], *, size: float = 0.8) -> None:
+    """all-MiniLM-L6-v2 with a linear layer behind it: the length of a text, as far as a vector tells it, along one direction."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.models import Dense
+
+    z = broken.minilm()(texts)
+    words = torch.tensor([float(len(text.split())) for text in texts]).log1p()
+    words, middle = (words - words.mean()) / words.std(), z.mean(0)
+    told = torch.linalg.solve((z - middle).T @ (z - middle) + torch.eye(z.shape[1]), (z - middle).T @ words)
+    told = told / ((z - middle) @ told).std()
+    way = torch.nn.functional.normalize(torch.randn(z.shape[1], generator=torch.Generator().manual_seed(0)), dim=0)
+    model = SentenceTransformer(str(broken.minilm().encoder.folder), device="cpu")
+    weight, bias = torch.eye(len(way)) + size * way[:, None] * told, -size * float(told @ middle) * way
+    model.append(Dense(len(way), len(way), activation_function=torch.nn.Identity(), init_weight=weight, init_bias=bias))
+    model.save(str(target))
 
 
 def typed(line: str) -> None:
@@ -145,7 +164,10 @@ def treat(one: Patient, folder: Path, seed: int) -> dict[str, Any]:
     one.train.write_parquet(data)
     one.held.write_parquet(held)
     ill = broken.MODEL
-    if one.words:
+    if one.words == LAYER:
+        ill = str(folder / "ill")
+        with_layer(folder / "ill", one.train[one.train.columns[0]].to_list())
+    elif one.words:
         ill = str(folder / "ill")
         source = folder / "spoiled.parquet"
         (one.train if one.spoiled is None else one.spoiled).write_parquet(source)

@@ -366,6 +366,11 @@ def test_a_diagnosis_is_the_same_for_any_order_of_the_rows() -> None:
 
 def test_what_the_data_do_not_allow_is_not_read() -> None:
     assert set(diagnose(Space.of(Embeddings.of(drawn(30, 8)))).readings) == {"cone"}
+    few = pairs()
+    some = torch.arange(49)
+    assert math.isnan(
+        faults.length(look(replace(few, anchors=few.anchors.rows(some), candidates=few.others.rows(some))))
+    )
     assert "hubs" not in diagnose(Space.of(Embeddings.of(drawn(300, 8)))).readings
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from counterpoint.evaluation import diagnosis
 from counterpoint.evaluation import traits as told
 from counterpoint.evaluation.geometry import isotropy, modality_gap
 from counterpoint.evaluation.geometry_labels import tolerance
@@ -65,3 +66,9 @@ def test_contrast_sets_count_who_is_nearer() -> None:
         told.contrast({"order": Variants(eye, near, near)})["order"].value == 0.5
     )  # who sees no difference is not right
     assert told.contrast({"order": Variants(eye, 5 * near, 2 * far)})["order"].value == 1.0  # length says nothing
+
+
+def test_a_diagnosis_tells_them_of_all_that_was_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diagnosis, "PAIRED", 50)  # effects are measured on few, numbers are not
+    space = pairs()
+    assert diagnosis.diagnose(space).statistics == told.statistics(look(space))

@@ -281,8 +281,9 @@ def test_contrast_sets_and_further_numbers(tiny: Path, tmp_path: Path, capsys: p
     assert written["against"]["readings"] == pytest.approx(found.other.readings, abs=1e-6)  # type: ignore[union-attr]
     assert set(written["against"]["contrast_sets"]) == set(written["contrast_sets"])
     assert written["against"]["statistics"]["uniformity"] != written["statistics"]["uniformity"]
-    share = diagnosis.contrast["number"]
-    assert f"typo or number {share.value:.2f} [{share.low:.2f}, {share.high:.2f}]" in shown
+    for name in ("number", "negation"):
+        share = diagnosis.contrast[name]
+        assert f"typo or {name} {share.value:.2f} [{share.low:.2f}, {share.high:.2f}]" in shown
     assert f"uniformity {diagnosis.statistics['uniformity']:.3f}" in shown
 
 
@@ -291,13 +292,16 @@ def _other(folder: Path) -> Path:
 
 
 def test_contrast_sets_are_of_the_model_and_of_its_texts(tiny: Path) -> None:
-    rows = lines()
+    rows = [row for pair in zip(lines(), toy_rows(60), strict=True) for row in pair]  # every other one has no number
     found = diagnose(tiny, rows)
     space = found.diagnosis.seen.space
     model = counterpoint.load(str(tiny))
-    text, typo, changed = (space.variants["number"].__dict__[name] for name in ("text", "typo", "changed"))
+    text, typo, changed = (getattr(space.variants["number"], name) for name in ("text", "typo", "changed"))
     assert len(text) == 60
-    assert np.allclose(text.numpy(), model.encode([row["query"] for row in rows]), atol=1e-5)
+    assert np.allclose(text.numpy(), model.encode([row["query"] for row in lines()]), atol=1e-5)
+    assert (
+        found.diagnosis.contrast["negation"].value == 1.0
+    )  # to this model, a word it does not know is one with a typo
     near, far = ((text * z).sum(1) for z in (typo, changed))
     share = float((near > far).double().mean() + (near == far).double().mean() / 2)
     assert found.diagnosis.contrast["number"].value == pytest.approx(share)

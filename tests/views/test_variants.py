@@ -82,7 +82,7 @@ def test_a_contrast_set_has_both_variants_and_its_seed() -> None:
 def test_frequency_by_plain_loops() -> None:
     import math
 
-    one, two = ["The cat sat", "the dog", "---"], ["a cat", "the end"]
+    one, two = ["The cat saw the cat", "the dog", "---"], ["a cat", "the end"]
     every = [set(t.lower().split()) - {"---"} for t in one + two]
     expected = [
         sum(math.log(sum(w in other for other in every)) for w in words) / max(1, len(words)) for words in every
