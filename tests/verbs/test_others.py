@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +21,7 @@ from counterpoint.verbs.settings import Run
 from tests.conftest import toy_rows
 
 QUICK = {"steps": 4, "batch": 32, "precision": "fp32", "quiet": True}
+RUINS = {**QUICK, "steps": 60, "lr": 1.0, "select": "last"}
 
 
 @pytest.fixture
@@ -34,14 +34,19 @@ def general(tmp_path: Path) -> Path:
 
 
 def test_fit_measures_it_before_and_after(tiny: Path, toy_csv: Path, general: Path, tmp_path: Path) -> None:
-    run = counterpoint.fit(toy_csv, model=str(tiny), out=str(tmp_path / "run"), evals={"general": general}, **QUICK)
+    prompts = {"anchor": "w3 w4 "}
+    run = counterpoint.fit(toy_csv, model=str(tiny), out=str(tmp_path / "run"), evals={"general": general},
+        prompts=prompts, **RUINS)  # fmt: skip
     assert run is not None
     found = run.metrics["others"]["general"]
     assert (found["task"], found["metric"], found["questions"]) == ("retrieval", "mrr@10", 90)
-    again = counterpoint.evaluate(run.path, general, against=[tiny], precision="fp32", quiet=True)["retrieval"]
+    again = counterpoint.evaluate(run.path, general, against=[tiny], precision="fp32", quiet=True, prompts=prompts)[
+        "retrieval"
+    ]
     own, other = again.results[str(run.path)], again.results[str(tiny)]
     assert found["after"]["mrr@10"]["value"] == pytest.approx(own["mrr@10"]["value"], abs=1e-6)
     assert found["before"]["mrr@10"]["value"] == pytest.approx(other["mrr@10"]["value"], abs=1e-6)
+    assert found["before"]["mrr@10"]["value"] > found["after"]["mrr@10"]["value"] + 0.1
     assert found["difference"]["mrr@10"] == again.differences[str(tiny)]["mrr@10"]
     assert json.loads((run.path / "run.json").read_text())["settings"]["evals"] == {"general": str(general)}
     page = (run.path / "report.html").read_text()
@@ -52,7 +57,7 @@ def test_fit_measures_it_before_and_after(tiny: Path, toy_csv: Path, general: Pa
 def test_training_that_ruins_a_model_is_said_to_forget(
     tiny: Path, toy_csv: Path, general: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    settings = {**QUICK, "steps": 60, "lr": 1.0, "quiet": False, "select": "last"}
+    settings = {**RUINS, "quiet": False}
     run = counterpoint.fit(toy_csv, model=str(tiny), out=str(tmp_path / "run"), evals={"general": general}, **settings)
     assert run is not None
     assert run.metrics["others"]["general"]["verdict"] == "forgotten"
@@ -93,24 +98,30 @@ def test_arrays_have_other_arrays(tmp_path: Path) -> None:
 def test_evaluate_shows_both_side_by_side(
     tiny: Path, toy_csv: Path, general: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    twin = tmp_path / "twin"
-    shutil.copytree(tiny, twin)
-    found = counterpoint.evaluate(tiny, toy_csv, against=[twin], evals={"general": general})
+    ruined = counterpoint.fit(toy_csv, model=str(tiny), out=str(tmp_path / "ruined"), **RUINS)
+    assert ruined is not None
+    capsys.readouterr()
+    found = counterpoint.evaluate(ruined.path, toy_csv, against=[tiny], evals={"general": general})
+    assert "forgotten" in capsys.readouterr().err
     one = found.others["general"]
-    alone = counterpoint.evaluate(tiny, general, quiet=True)["retrieval"]
-    assert one.results[str(tiny)] == alone.results[str(tiny)]
-    assert one.differences[str(twin)]["mrr@10"]["value"] == 0
-    assert "on other data" in capsys.readouterr().err
+    assert one.results[str(tiny)] == counterpoint.evaluate(tiny, general, quiet=True)["retrieval"].results[str(tiny)]
+    assert one.differences[str(tiny)]["mrr@10"]["high"] < 0
+    found = counterpoint.evaluate(tiny, toy_csv, against=[ruined.path], evals={"general": general})
+    assert found.others["general"].differences[str(ruined.path)]["mrr@10"]["low"] > 0
+    said = capsys.readouterr().err
+    assert "on other data" in said
+    assert "forgotten" not in said
 
 
 def test_compare_says_what_each_method_forgot(tiny: Path, toy_csv: Path, general: Path, tmp_path: Path) -> None:
     found = counterpoint.compare(toy_csv, ["pairs", "simcse"], seeds=3, model=str(tiny), out=tmp_path / "cmp",
-        evals={"general": str(general)}, **QUICK)  # fmt: skip
+        evals={"general": str(general)}, **(RUINS | {"steps": 8}))  # fmt: skip
     assert found is not None
     told = found.record["others"]["general"]
     runs = [json.loads((tmp_path / "cmp" / "runs" / f"pairs-seed{n}" / "metrics.json").read_text()) for n in range(3)]
     values = np.array([run["others"]["general"]["difference"]["mrr@10"]["value"] for run in runs])
     change = told["changes"]["pairs"]
+    assert values.mean() < 0
     assert change["value"] == pytest.approx(values.mean(), abs=1e-6)
     reach = 4.302653 * values.std(ddof=1) / 3**0.5
     assert (change["low"], change["high"]) == pytest.approx((values.mean() - reach, values.mean() + reach), abs=1e-5)

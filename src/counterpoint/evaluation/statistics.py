@@ -163,13 +163,13 @@ def v_measure(table: np.ndarray) -> float:
     >>> v_measure(np.array([[3, 0], [0, 2]]))
     1.0
     """
+    both = _entropy(table.sum(1)) + _entropy(table.sum(0))
+    return 2 * (both - _entropy(table.ravel())) / both if both else 1.0
 
-    def entropy(counts: np.ndarray) -> float:
-        share = counts[counts > 0] / counts.sum()
-        return float(-(share * np.log(share)).sum())
 
-    both = entropy(table.sum(1)) + entropy(table.sum(0))
-    return 2 * (both - entropy(table.ravel())) / both if both else 1.0
+def _entropy(counts: np.ndarray) -> float:
+    share = counts[counts > 0] / counts.sum()
+    return float(-(share * np.log(share)).sum())
 
 
 def adjusted_rand(table: np.ndarray) -> float:
@@ -181,14 +181,14 @@ def adjusted_rand(table: np.ndarray) -> float:
     >>> adjusted_rand(np.array([[3, 0], [0, 2]]))
     1.0
     """
-
-    def pairs(counts: np.ndarray) -> float:
-        return float((counts * (counts - 1.0) / 2).sum())
-
-    rows, columns, both = pairs(table.sum(1)), pairs(table.sum(0)), pairs(table)
-    expected = rows * columns / max(pairs(table.sum(keepdims=True)), 1)
+    rows, columns, both = _pairs(table.sum(1)), _pairs(table.sum(0)), _pairs(table)
+    expected = rows * columns / max(_pairs(table.sum(keepdims=True)), 1)
     most = (rows + columns) / 2
     return (both - expected) / (most - expected) if most != expected else 1.0
+
+
+def _pairs(counts: np.ndarray) -> float:
+    return float((counts * (counts - 1.0) / 2).sum())
 
 
 # metric -> rows of values -> the metric of some of the rows. What is not here is a mean over rows.
