@@ -16,6 +16,7 @@ import numpy as np
 import polars as pl
 
 from counterpoint._ops.neighbours import neighbours
+from counterpoint._ops.world import alone
 from counterpoint.data.arrays import Arrays
 from counterpoint.data.identity import content_ids
 from counterpoint.encoders.cross import save_cross
@@ -54,7 +55,7 @@ FROM_PLAN = (
 
 def write(job: Job | CrossJob, scratch: Path, searches: Sequence[Mapping[str, Any]] = ()) -> None:
     """Everything that a finished job knows, into a folder."""
-    with job.screen.stage("writing the run"):
+    with job.screen.stage("writing the run"), alone():  # one process of several writes
         run, cost = record_of(job), cost_of(job)
         if isinstance(job, CrossJob):
             save_cross(job.encoder, scratch / "model")
