@@ -131,7 +131,7 @@ def run(
     return results, [torch.zeros_like(x) if g is None else g for x, g in zip(inputs, found, strict=True)]
 
 
-def agree(one: list[Tensor], other: list[Tensor], relative: float) -> None:
+def assert_agree(one: list[Tensor], other: list[Tensor], relative: float) -> None:
     """Equal relative to the largest number of the list; the floor may carry the logarithm of a count."""
     one, other = ([x.detach().clamp(-1e8, 1e8) for x in xs] for xs in (one, other))
     largest = max([1.0, *(float(y.abs().max()) for y in other if len(y.flatten()) and y.abs().max() < 1e7)])
@@ -153,8 +153,8 @@ def test_tiles_equal_the_dense_reference_in_fp64(
     generator = torch.Generator().manual_seed(seed)
     a, c = rows(n, generator, torch.float64), rows(m, generator, torch.float64, view=seed % 2)
     dense, tiled = run(a, c, names, rule, backend="dense"), run(a, c, names, rule, memory=memory)
-    agree(tiled[0], dense[0], 1e-9)
-    agree(tiled[1], dense[1], 1e-9)
+    assert_agree(tiled[0], dense[0], 1e-9)
+    assert_agree(tiled[1], dense[1], 1e-9)
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
@@ -165,8 +165,8 @@ def test_tiles_equal_the_dense_reference_in_fp32(rule: Any, n: int, m: int, memo
     a, c = rows(n, generator, torch.float32), rows(m, generator, torch.float32, view=1)
     names = [name for name in REDUCTIONS if name != "linear"]
     dense, tiled = run(a, c, names, rule, backend="dense"), run(a, c, names, rule, memory=memory)
-    agree(tiled[0], dense[0], 1e-5)
-    agree(tiled[1], dense[1], 1e-5)
+    assert_agree(tiled[0], dense[0], 1e-5)
+    assert_agree(tiled[1], dense[1], 1e-5)
 
 
 def test_bf16_products_stay_within_their_bound() -> None:

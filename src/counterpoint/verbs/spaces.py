@@ -212,16 +212,26 @@ def _variants(material: Material, seed: int) -> dict[str, tuple[list[int], list[
     return found
 
 
+def folder_for(name: str, items: Items) -> Path:
+    """The folder of a model that reads these items; of a name on the hub, and of "raw", only a name.
+
+    Raises:
+        Refusal: a model of another kind of data.
+    """
+    folder = Path(name).expanduser()
+    inner = folder / "model" if (folder / "run.json").exists() else folder
+    reads = "arrays" if name == RAW or mlp.is_saved(inner) else "text"
+    if reads != items.kind:
+        remedy = "'raw' takes the arrays as they are" if items.kind == "arrays" else None
+        raise Refusal(f"a model of {items.kind}", f"one of {reads}: '{name}'", where="MODEL", remedy=remedy)
+    return inner
+
+
 def _embedded(
     model: str, lists: Sequence[tuple[Sequence[str], str]], items: Items, run: Run, screen: Screen
 ) -> list[Tensor]:
     """Vectors of lists of items, each in its role."""
-    folder = Path(model).expanduser()
-    inner = folder / "model" if (folder / "run.json").exists() else folder
-    reads = "arrays" if model == RAW or mlp.is_saved(inner) else "text"
-    if reads != items.kind:
-        remedy = "'raw' takes the arrays as they are" if items.kind == "arrays" else None
-        raise Refusal(f"a model of {items.kind}", f"one of {reads}: '{model}'", where="MODEL", remedy=remedy)
+    inner = folder_for(model, items)
     if model == RAW:
         return [items.take(some).flatten(1) for some, _ in lists]
     device = pick_device(run.device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,7 +25,7 @@ from counterpoint.verbs.console import Screen
 from counterpoint.verbs.kinds import principal_components, raw_features
 from counterpoint.verbs.questions import Question, Questions, texts_of
 from counterpoint.verbs.settings import Run
-from counterpoint.verbs.spaces import RAW
+from counterpoint.verbs.spaces import RAW, folder_for
 
 RANDOM = "random"  # in place of a model: the first model's architecture with weights that nothing was learned by
 NUMBERS, PCA, FRESH = "numbers", "PCA", "random weights"
@@ -129,12 +128,7 @@ def system_of(name: str, items: Items, run: Run, screen: Screen, *, first: str |
     """
     if name == RANDOM and first is not None:
         return _random(first, items, run, screen)
-    folder = Path(name).expanduser()
-    inner = folder / "model" if (folder / "run.json").exists() else folder
-    reads = "arrays" if name == RAW or mlp.is_saved(inner) else "text"
-    if reads != items.kind:
-        remedy = "'raw' takes the arrays as they are" if items.kind == "arrays" else None
-        raise Refusal(f"a model of {items.kind}", f"one of {reads}: '{name}'", where="MODEL", remedy=remedy)
+    inner = folder_for(name, items)
     if name == RAW:
         return System(name, lambda keys, _: to_unit(items.take(keys).flatten(1)))
     device = pick_device(run.device)
