@@ -235,28 +235,21 @@ def show(found: Evaluation, screen: Screen) -> None:
 
 
 def show_others(others: Mapping[str, Answered], screen: Screen) -> None:
-    """The main metric on other data, side by side, and what the model can no longer do that another does."""
-    if not others:
-        return
-    screen.say()
-    screen.say("on other data; 95 % intervals", style="bold")
-    table = Table("", "task", "system", "value", "model less this", "", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    """A block for the main task of each, and what the model can no longer do that another does."""
     for name, one in others.items():
-        for system, values in one.results.items():
-            change = one.differences.get(system, {}).get(one.metric)
-            cells = ["", ""] if change else [name, f"{one.task}, {one.metric}"]
-            cells += [Path(system).name, _spanned(values[one.metric], ".3f")]
-            cells += [_spanned(change, "+.3f"), FORGOTTEN if change["high"] < 0 else ""] if change else ["", ""]
-            table.add_row(*map(escape, cells))
-    screen.console.print(table)
+        show_task(one, screen, before=f"on other data, {name}: ")
+        for other, change in one.differences.items():
+            if change[one.metric]["high"] < 0:
+                said = f"{FORGOTTEN}: {one.metric} of {name} is below that of {Path(other).name}"
+                screen.say(said, style="bold yellow")
 
 
-def show_task(found: Answered, screen: Screen) -> None:
-    """A line for each metric and system: the value with its interval, and how far the model is ahead."""
+def show_task(found: Answered, screen: Screen, *, before: str = "") -> None:
+    """A line for each metric and system, under a title: the value with its interval, and how far the model is ahead."""
     first = next(iter(found.results))
     among = f", {found.candidates:,} {found.among}" if found.among else ""
     screen.say()
-    screen.say(f"{found.task}: {found.questions:,} questions{among}; 95 % intervals", style="bold")
+    screen.say(f"{before}{found.task}: {found.questions:,} questions{among}; 95 % intervals", style="bold")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for title in ("", "system", "value", "model less this") if len(found.results) > 1 else ("", "system", "value"):
         table.add_column(title, no_wrap=True)
