@@ -29,7 +29,7 @@ from broken import Break, Set, Vectors
 from prescribed import prescriptions
 
 from counterpoint.evaluation.diagnosis import Diagnosis
-from counterpoint.evaluation.traits import STATISTICS
+from counterpoint.evaluation.traits import TRAITS
 from counterpoint.training.machine import describe
 
 
@@ -142,7 +142,7 @@ def row_of(case: Case, found: Diagnosis) -> dict[str, Any]:
     if not case.code:
         values |= {"severe": [f.fault.code for f in found.findings if f.level == "severe"]}
         values |= {"readings": {k: round(v, 4) for k, v in found.readings.items()}}
-        values |= {"statistics": {k: round(found.statistics[k], 4) for k in STATISTICS if k in found.statistics}}
+        values |= {"statistics": {k: round(found.statistics[k], 4) for k in TRAITS if k in found.statistics}}
     return values
 
 

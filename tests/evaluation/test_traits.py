@@ -30,7 +30,7 @@ def test_numbers_of_pairs() -> None:
     space = pairs()
     a, c = space.anchors.z, space.others.z
     found = told.statistics(look(space))
-    assert set(found) == set(told.STATISTICS) - {"tolerance", "compactness"}
+    assert set(found) == set(told.TRAITS) - {"tolerance", "compactness"}
     assert found["alignment"] == pytest.approx(float((a - c[:200]).square().sum(1).mean()), rel=1e-5)
     apart = torch.pdist(a).square()
     assert found["uniformity"] == pytest.approx(float((-2 * apart).exp().mean().log()), abs=1e-4)

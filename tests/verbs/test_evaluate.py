@@ -270,8 +270,7 @@ def test_cut_offs_move_with_the_model(tiny: Path, tmp_path: Path, capsys: pytest
     docs = {row["doc"] for row in data}
     queries = {row["query"] for row in data}
     assert told["pairs"]["positive"] == len({(row["query"], row["doc"]) for row in data})
-    assert 8 * len(queries) < told["pairs"]["negative"] <= 10 * len(queries)
-    assert len(docs) > 10
+    assert told["pairs"]["negative"] == len(queries) * len(docs) - told["pairs"]["positive"], "all of so few"
     assert not told["judged"]
     assert len(told["edges"]) == 41
     for name, counts in told["counts"].items():

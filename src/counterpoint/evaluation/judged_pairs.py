@@ -6,11 +6,14 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
 from counterpoint.data.identity import content_ids
 from counterpoint.evaluation.tasks import Classification, Retrieval, Similarity, Task
 
+AT_ONCE = 10_000  # pairs whose products are held
 PAIRS, OTHERS = 20_000, 200_000  # positive and negative ones at most; the latter have to reach far into the tail
 
 
@@ -81,6 +84,16 @@ def judged_pairs(task: Task, *, most: tuple[int, int] = (PAIRS, OTHERS), seed: i
             pairs = pairs[np.sort(generator.choice(len(pairs), limit, replace=False))]
         found.append(pairs)
     return Judged(found[0], found[1], names)
+
+
+def cosines_of(z: tuple[Tensor, Tensor], pairs: Int[np.ndarray, "p 2"]) -> Float[np.ndarray, " p"]:
+    """The cosine of each pair of rows of length 1, one of either side.
+
+    >>> cosines_of((torch.eye(2), torch.eye(2)), np.array([[0, 0], [0, 1]])).tolist()
+    [1.0, 0.0]
+    """
+    parts = torch.from_numpy(pairs).split(AT_ONCE)
+    return torch.cat([(z[0][part[:, 0]] * z[1][part[:, 1]]).sum(1) for part in parts]).double().numpy()
 
 
 def _any(count: int, most: int, generator: np.random.Generator) -> np.ndarray:

@@ -15,7 +15,7 @@ from counterpoint._ops.neighbours import neighbours
 from counterpoint.data.identity import content_ids
 from counterpoint.evaluation.flat import flat, turned
 from counterpoint.evaluation.geometry import spectrum
-from counterpoint.evaluation.judged_pairs import Judged, judged_pairs, sides
+from counterpoint.evaluation.judged_pairs import Judged, cosines_of, judged_pairs, sides
 from counterpoint.evaluation.shift import score_shift
 from counterpoint.evaluation.space import unit
 from counterpoint.evaluation.tasks import Classification, Measured, Retrieval, Task
@@ -28,7 +28,6 @@ TEXT_BYTES, TEXT_CHARACTERS = 560_000, 120  # of all texts of a map together, an
 CLASSES = 9  # that have a colour of their own
 TOLD = 12  # items in the table beside the map
 FINE = 40  # bins of scores from -1 to 1
-AT_ONCE = 10_000  # pairs whose products are held
 GRID = 2**15 - 1  # a map is a square of so many steps
 
 Both = tuple[Tensor, Tensor]  # [n, d] and [m, d]: unit rows of anchors and of candidates
@@ -91,7 +90,7 @@ def _aligned(z: Both, pairs: Judged) -> float:
 
 def _scores(pairs: Judged, both: Sequence[Both]) -> dict[str, Any]:
     """How cosines of both kinds of pairs are spread, and what becomes of fixed cut-offs."""
-    cosines = [tuple(_cosine(z, kind) for kind in (pairs.positive, pairs.negative)) for z in both]
+    cosines = [tuple(cosines_of(z, kind) for kind in (pairs.positive, pairs.negative)) for z in both]
     edges = np.linspace(-1, 1, FINE + 1)
     counts = [[np.histogram(np.clip(x, -1, 1), edges)[0].tolist() for x in of_one] for of_one in cosines]
     shift = score_shift(cosines[0], cosines[1])  # type: ignore[arg-type]
@@ -104,11 +103,6 @@ def _scores(pairs: Judged, both: Sequence[Both]) -> dict[str, Any]:
         },
         "shift": [asdict(line) for line in shift],
     }
-
-
-def _cosine(z: Both, pairs: np.ndarray) -> np.ndarray:
-    parts = torch.from_numpy(pairs).split(AT_ONCE)
-    return torch.cat([(z[0][part[:, 0]] * z[1][part[:, 1]]).sum(1) for part in parts]).double().numpy()
 
 
 def map_of(

@@ -52,7 +52,7 @@ def _labelled(statistic: Callable[..., float]) -> Callable[[Look], float]:
     return of
 
 
-STATISTICS: Mapping[str, tuple[str, Callable[[Look], float]]] = MappingProxyType(
+TRAITS: Mapping[str, tuple[str, Callable[[Look], float]]] = MappingProxyType(
     {
         "alignment": ("mean squared distance of a positive pair, 0 to 4", _aligned),
         "uniformity": (
@@ -94,14 +94,14 @@ def statistics(seen: Look) -> dict[str, float]:
         seen: the space and its neighbours.
 
     Returns:
-        Name -> number, in the order of `STATISTICS`, which says what each is.
+        Name -> number, in the order of `TRAITS`, which says what each is.
 
     >>> from counterpoint.evaluation.space import Space, look
     >>> found = statistics(look(Space.of(Embeddings.of(torch.cat([torch.eye(3), -torch.eye(3)])))))
     >>> round(found["isotropy"], 3), round(found["effective-rank"], 3)
     (1.0, 3.0)
     """
-    values = {name: take(seen) for name, (_, take) in STATISTICS.items()}
+    values = {name: take(seen) for name, (_, take) in TRAITS.items()}
     return {name: value for name, value in values.items() if not math.isnan(value)}
 
 

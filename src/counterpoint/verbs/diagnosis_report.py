@@ -12,7 +12,7 @@ from rich.table import Table
 
 from counterpoint.evaluation.diagnosis import FAULTS, Diagnosis, Finding
 from counterpoint.evaluation.intervals import Interval
-from counterpoint.evaluation.traits import STATISTICS
+from counterpoint.evaluation.traits import TRAITS
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.mended import Mended
 from counterpoint.verbs.prescriptions import REMEDIES, systems
@@ -133,7 +133,7 @@ def _show_further(report: Report, screen: Screen, names: Sequence[str]) -> None:
     both = [d for d in (report.diagnosis, report.other) if d is not None]
     for name, value in report.diagnosis.statistics.items():
         numbers = [_number(value), *(_number(d.statistics.get(name)) for d in both[1:])]
-        table.add_row(name, *numbers, STATISTICS[name][0])
+        table.add_row(name, *numbers, TRAITS[name][0])
     for name in report.diagnosis.contrast:
         shares = [_share(d.contrast.get(name)) for d in both]
         table.add_row(f"typo or {name}", *shares, CONTRAST)

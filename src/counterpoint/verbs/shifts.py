@@ -7,24 +7,23 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-import torch
 from rich.table import Table
 
+from counterpoint.evaluation.judged_pairs import cosines_of, judged_pairs
 from counterpoint.evaluation.matching import PairClassification
 from counterpoint.evaluation.shift import score_shift
 from counterpoint.evaluation.tasks import Measured, Retrieval
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.questions import Question
 
-DRAWN = 10  # other candidates that a query is paired with
 BINS = 40
 
 
 def shift(question: Question, before: Measured, after: Measured, *, seed: int) -> dict[str, Any] | None:
     """Old cut-offs beside new ones of equal false-positive rate, on the same pairs.
 
-    Pairs that do not belong together: those that were judged so, where there are some; else ten others for each query, drawn
-    by the seed from the candidates that are not its positives.
+    Pairs that do not belong together: those that were judged so, where there are some; else others, drawn by the seed, as in
+    the report of a run; see `evaluation.judged_pairs`.
 
     Args:
         question: retrieval or pair classification.
@@ -40,8 +39,12 @@ def shift(question: Question, before: Measured, after: Measured, *, seed: int) -
     if isinstance(task, PairClassification):
         scores = [(m.values["ap"][task.together, 0], m.values["ap"][~task.together, 0]) for m in (before, after)]
     elif isinstance(task, Retrieval) and before.vectors is not None and after.vectors is not None:
-        pairs = drawn_pairs(task, seed)
-        scores = [(_cosines(m, pairs[0]), _cosines(m, pairs[1])) for m in (before, after)]
+        pairs = judged_pairs(task, seed=seed)
+        scores = [
+            (cosines_of((m.anchors, m.vectors), pairs.positive), cosines_of((m.anchors, m.vectors), pairs.negative))
+            for m in (before, after)
+            if m.anchors is not None and m.vectors is not None
+        ]
     else:
         return None
     if not all(len(part) for part in scores[0]):
@@ -60,30 +63,6 @@ def shift(question: Question, before: Measured, after: Measured, *, seed: int) -
         "edges": [round(float(edge), 6) for edge in edges],
         "counts": counts,
     }
-
-
-def drawn_pairs(task: Retrieval, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Queries beside their positives, and beside ten drawn candidates less those that are theirs or their own text.
-
-    >>> task = Retrieval(["q", "r"], [[0], [1, 2]], ["a", "b", "c"], np.arange(2))
-    >>> positive, negative = drawn_pairs(task, seed=0)
-    >>> positive.tolist(), {tuple(pair) for pair in negative.tolist()} <= {(0, 1), (0, 2), (1, 0)}
-    ([[0, 0], [1, 1], [1, 2]], True)
-    """
-    positive = np.array([(q, c) for q, known in enumerate(task.positives) for c in known], dtype=np.int64)
-    count = len(task.queries)
-    other = np.random.default_rng(seed).integers(0, len(task.candidates), (count, DRAWN))
-    place = {text: c for c, text in enumerate(task.candidates)}
-    own = [{*known, place.get(text, -1)} for known, text in zip(task.positives, task.queries, strict=True)]
-    kept = [(q, c) for q in range(count) for c in dict.fromkeys(other[q].tolist()) if c not in own[q]]
-    return positive.reshape(-1, 2), np.array(kept, dtype=np.int64).reshape(-1, 2)
-
-
-def _cosines(measured: Measured, pairs: np.ndarray) -> np.ndarray:
-    assert measured.anchors is not None
-    assert measured.vectors is not None
-    q, c = torch.from_numpy(pairs).T
-    return (measured.anchors[q] * measured.vectors[c]).sum(1).double().numpy()
 
 
 def show_shift(found: Mapping[str, Any], screen: Screen, *, old: str, new: str) -> None:
