@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.stats import pearsonr, spearmanr
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
@@ -283,7 +284,11 @@ def test_cut_offs_move_with_the_model(tiny: Path, tmp_path: Path, capsys: pytest
 
 
 def test_judged_negatives_move_cut_offs(tiny: Path, tmp_path: Path) -> None:
-    other = make_tiny_model(tmp_path / "other")
+    other = make_tiny_model(tmp_path / "other")  # with other weights, or order would not show
+    torch.manual_seed(0)
+    weights = load_file(other / "model.safetensors")
+    moved = {name: w + w.std() * torch.randn(w.shape) if w.ndim > 1 else w for name, w in weights.items()}
+    save_file(moved, other / "model.safetensors", metadata={"format": "pt"})
     found = evaluate(tiny, judged_rows(), against=[other], seed=3)
     told = found.shifts[str(other)]
     assert told["judged"]

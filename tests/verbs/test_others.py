@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -106,8 +107,11 @@ def test_evaluate_shows_both_side_by_side(
     one = found.others["general"]
     assert one.results[str(tiny)] == counterpoint.evaluate(tiny, general, quiet=True)["retrieval"].results[str(tiny)]
     assert one.differences[str(tiny)]["mrr@10"]["high"] < 0
-    found = counterpoint.evaluate(tiny, toy_csv, against=[ruined.path], evals={"general": general})
-    assert found.others["general"].differences[str(ruined.path)]["mrr@10"]["low"] > 0
+    twin = shutil.copytree(tiny, tmp_path / "twin")
+    found = counterpoint.evaluate(tiny, toy_csv, against=[ruined.path, twin], evals={"general": general})
+    changes = found.others["general"].differences
+    assert changes[str(ruined.path)]["mrr@10"]["low"] > 0
+    assert changes[str(twin)]["mrr@10"]["low"] < 0 == changes[str(twin)]["mrr@10"]["value"]
     said = capsys.readouterr().err
     assert "on other data" in said
     assert "forgotten" not in said
