@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -14,7 +11,6 @@ import pytest
 import torch
 from torch import Tensor
 
-import counterpoint.objectives
 from counterpoint.objectives.custom import custom
 from counterpoint.objectives.dense import dense
 from counterpoint.objectives.softmax import infonce
@@ -24,49 +20,6 @@ from counterpoint.types import Embeddings, Outcome
 from tests.objectives.contract import RULES
 
 Loss = Callable[[Embeddings, Embeddings], Outcome]
-NEEDED: dict[str, dict[str, Any]] = {"hn_nce": {"beta": 0.5}}
-ONE_SET = {"uniformity", "dispersive", "koleo"}
-
-
-def objectives() -> dict[str, Callable[..., Outcome]]:
-    """Every public function of the room that takes anchors and gives an outcome."""
-    found = {}
-    for module in pkgutil.iter_modules(counterpoint.objectives.__path__):
-        members = inspect.getmembers(
-            importlib.import_module(f"counterpoint.objectives.{module.name}"), inspect.isfunction
-        )
-        for name, function in members:
-            signature = inspect.signature(function)
-            takes = next(iter(signature.parameters), "")
-            if takes == "anchors" and signature.return_annotation == "Outcome" and not name.startswith("_"):
-                found[name] = function
-    return found
-
-
-def variants(name: str, function: Callable[..., Outcome]) -> dict[str, tuple[Loss, tuple[Tensor, ...]]]:
-    """The objective as it is, and with what else it takes: both directions, a learnable temperature."""
-    takes, needed = inspect.signature(function).parameters, NEEDED.get(name, {})
-    one = (lambda loss: lambda a, _c: loss(a)) if name in ONE_SET else (lambda loss: loss)
-    rule = {"rule": labelled()} if "rule" in takes else {}
-    found: dict[str, tuple[Loss, tuple[Tensor, ...]]] = {"plain": (one(partial(function, **rule, **needed)), ())}
-    if "directions" in takes:
-        found["both"] = (one(partial(function, **rule, **needed, directions="both")), ())
-    if "Temperature" in str(takes["temperature"].annotation if "temperature" in takes else ""):
-        t = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
-        both = {"directions": "both"} if "directions" in takes else {}
-        found["learnable"] = (one(partial(function, **rule, **needed, **both, temperature=t)), (t,))
-    return found
-
-
-def test_the_search_for_objectives_finds_them() -> None:
-    assert {"infonce", "siglip", "triplet", "proxy_anchor", "koleo", "hn_nce", "alignment"} <= set(objectives())
-
-
-@pytest.mark.parametrize("replicated", [False, True], ids=["sharded", "replicated"])
-@pytest.mark.parametrize("name", sorted(objectives()))
-def test_processes_agree(name: str, replicated: bool) -> None:
-    for loss, learnable in variants(name, objectives()[name]).values():
-        assert_processes_agree(loss, learnable=learnable, replicated=replicated)
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))

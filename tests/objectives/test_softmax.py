@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pytorch_metric_learning.losses import SupConLoss
 from torch import Tensor, nn
 
-from counterpoint.objectives.custom import Side
+from counterpoint.objectives.custom import Side, maxsim, squared
 from counterpoint.objectives.softmax import infonce, logits
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
@@ -340,6 +340,35 @@ def test_without_options_a_tile_of_negatives_is_not_touched() -> None:
     assert all(x.ndim == 0 for name, x in found.items() if name not in ("denominator", "push"))  # type: ignore[union-attr]
     assert "spread" not in found
     assert "near" not in found
+
+
+def test_a_rule_sees_rows_of_length_1_whatever_the_temperature() -> None:
+    def near(a: Embeddings, c: Embeddings) -> Pairs:
+        close = a.z @ c.z.T > 0.4  # cosines
+        return Pairs(close.to(a.z), (~close).to(a.z))
+
+    a, c, _ = two_sets(7, 9, 0, torch.float64)
+    cosine = torch.nn.functional.cosine_similarity(a.z[:, None], c.z[None], dim=-1)
+    for temperature in (1.0, 0.05):
+        logit, close = cosine / temperature, cosine > 0.4
+        each = (logit.logsumexp(1)[:, None] - logit)[close.any(1)]
+        target = close[close.any(1)].to(logit)
+        expected = (each * target / target.sum(1, keepdim=True)).sum(1).mean()
+        assert torch.allclose(infonce(a, c, rule=near, temperature=temperature).loss, expected)
+
+
+def test_token_sets_by_late_interaction() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(5, 3, 4, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(2))
+    u, v = (torch.nn.functional.normalize(z, dim=-1) for z in (x, y))
+    scores = torch.einsum("itd,jud->ijtu", u, v).amax(-1).sum(-1)
+    expected = torch.nn.functional.cross_entropy(scores / 0.3, torch.arange(5))
+    found = infonce(x, y, temperature=0.3, score=maxsim()).loss
+    assert torch.allclose(found, expected)
+    for ours, theirs in zip(*(torch.autograd.grad(loss, (x, y)) for loss in (found, expected)), strict=True):
+        assert torch.allclose(ours, theirs)
+    with pytest.raises(TypeError, match="in proportion"):
+        infonce(x, y, score=squared())
 
 
 def test_no_rows_cost_nothing() -> None:

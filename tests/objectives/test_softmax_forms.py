@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from counterpoint.objectives.custom import sweep
 from counterpoint.objectives.positives import beside, infonce_inside, infonce_separate, per_positive
-from counterpoint.objectives.softmax import infonce, logits
+from counterpoint.objectives.softmax import LOGITS, cooled, infonce, logits
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.types import Embeddings, Outcome, Pairs, Relation, same_sample
@@ -219,8 +219,10 @@ def test_the_second_look_is_at_positives_alone() -> None:
         seen.append(x.numel())
         return x
 
-    sides = Embeddings.of(unit(40)), Embeddings.of(unit(40, seed=1), view=1)
-    first = sweep(logits(), *sides, rule=same_sample, rows={"denominator": "logsumexp", "attract": "total"})
+    sides = cooled(Embeddings.of(unit(40)), Embeddings.of(unit(40, seed=1), view=1), 1.0)[:2]
+    first = sweep(
+        logits(), *sides, scores=LOGITS, rule=same_sample, rows={"denominator": "logsumexp", "attract": "total"}
+    )
     level = first.rows["denominator"], None
     swept = per_positive(cost, first, level=level, sides=sides, rule=same_sample)
     assert max(seen) == 40  # of 1600

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from counterpoint._ops.running import segment
 from counterpoint._ops.scores import Score
-from counterpoint._ops.task import Task, column, first_order, parts
+from counterpoint._ops.task import Task, columns_of, first_order, parts
 from counterpoint._ops.tile import Side
 from counterpoint.types import Edges, Pairs
 
@@ -59,7 +59,7 @@ def _blocks(at: tuple[Tensor, Tensor], block: int) -> Iterator[tuple[Tensor, Ten
 def on_pairs(task: Task, name: str, row: Int[Tensor, " e"], col: Int[Tensor, " e"], memory: int) -> Tensor:
     """One score of listed pairs, [e], differentiable."""
     score = task.scores[name]
-    x, y = (tuple(column(rows, read) for read in score.reads) for rows in (task.anchors, task.candidates))
+    x, y = columns_of(score, task.anchors, task.candidates)
     if not len(row):
         return sum((t.sum() * 0 for t in (*x, *y) if t.requires_grad), x[0].new_zeros(())).expand(0)
     each = sum(t[0].numel() * t.element_size() for t in (*x, *y)) * 3

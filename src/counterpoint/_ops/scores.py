@@ -11,6 +11,7 @@ from torch import Tensor
 
 from counterpoint._ops.products import Precision, add_product, product
 
+Names = tuple[str, ...]
 Columns = tuple[Tensor, ...]
 Totals = tuple[Tensor | None, ...]  # where gradients are added; None: not wanted
 
@@ -24,8 +25,8 @@ class Score(Protocol):
     """A comparison of two sets of rows, made of the columns that it `reads` ("z", or names of facts)."""
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """The names of its columns."""
+    def reads(self) -> tuple[Names, Names]:
+        """The names of its columns, of the anchors and of the candidates."""
 
     def of(self, x: Columns, y: Columns, precision: Precision) -> Tensor:
         """The tile of scores, [n m]."""
@@ -45,11 +46,12 @@ class Dot:
     """The dot product; made by `dot`."""
 
     fact: str
+    against: str
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """The one column."""
-        return (self.fact,)
+    def reads(self) -> tuple[Names, Names]:
+        """One column of each side."""
+        return (self.fact,), (self.against,)
 
     def of(self, x: Columns, y: Columns, precision: Precision) -> Tensor:
         """X Y^T."""
@@ -74,11 +76,12 @@ class Squared:
     """The squared Euclidean distance; made by `squared`."""
 
     fact: str
+    against: str
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """The one column."""
-        return (self.fact,)
+    def reads(self) -> tuple[Names, Names]:
+        """One column of each side."""
+        return (self.fact,), (self.against,)
 
     def of(self, x: Columns, y: Columns, precision: Precision) -> Tensor:
         """|x|^2 + |y|^2 - 2 x.y, at least 0."""
@@ -107,12 +110,14 @@ class MaxSim:
     """Late interaction of token sets; made by `maxsim`."""
 
     fact: str
+    against: str
     mask: str | None
 
     @property
-    def reads(self) -> tuple[str, ...]:
+    def reads(self) -> tuple[Names, Names]:
         """The tokens and, where there is one, their mask."""
-        return (self.fact,) if self.mask is None else (self.fact, self.mask)
+        mask = () if self.mask is None else (self.mask,)
+        return (self.fact, *mask), (self.against, *mask)
 
     def _tokens(self, x: Columns, y: Columns, precision: Precision) -> Tensor:
         """Products of all tokens, [n t m u]; absent tokens of y at the floor."""
@@ -155,14 +160,15 @@ class MaxSim:
 class Pairwise:
     """Any function of two sets of rows; made by `pairwise`."""
 
-    fn: Callable[[Tensor, Tensor], Tensor]
+    fn: Callable[..., Tensor]
     fact: str
+    against: str
     size: int
 
     @property
-    def reads(self) -> tuple[str, ...]:
-        """The one column."""
-        return (self.fact,)
+    def reads(self) -> tuple[Names, Names]:
+        """One column of each side."""
+        return (self.fact,), (self.against,)
 
     def of(self, x: Columns, y: Columns, _precision: Precision) -> Tensor:
         """The function itself."""
@@ -187,13 +193,17 @@ class Pairwise:
         return self.size
 
 
-def dot(fact: str = "z") -> Dot:
+def dot(fact: str = "z", *, against: str | None = None) -> Dot:
     """The dot product of a column: s_ij = x_i . y_j; of unit rows the cosine.
+
+    Args:
+        fact: the anchors' column, [n d]: their vectors, or a fact.
+        against: the candidates' column, [m d]; None: the same.
 
     >>> dot().of((torch.eye(2),), (torch.eye(2),), "fp32").tolist()
     [[1.0, 0.0], [0.0, 1.0]]
     """
-    return Dot(fact)
+    return Dot(fact, against or fact)
 
 
 def squared(fact: str = "z") -> Squared:
@@ -202,7 +212,7 @@ def squared(fact: str = "z") -> Squared:
     >>> squared().of((torch.eye(2),), (torch.eye(2),), "fp32").tolist()
     [[0.0, 2.0], [2.0, 0.0]]
     """
-    return Squared(fact)
+    return Squared(fact, fact)
 
 
 def maxsim(fact: str = "z", *, mask: str | None = None) -> MaxSim:
@@ -216,7 +226,7 @@ def maxsim(fact: str = "z", *, mask: str | None = None) -> MaxSim:
     >>> maxsim().of((x,), (x,), "fp32").tolist()
     [[2.0]]
     """
-    return MaxSim(fact, mask)
+    return MaxSim(fact, fact, mask)
 
 
 def pairwise(fn: Callable[[Tensor, Tensor], Tensor], *, fact: str = "z", inner: int = 1) -> Pairwise:
@@ -231,4 +241,4 @@ def pairwise(fn: Callable[[Tensor, Tensor], Tensor], *, fact: str = "z", inner: 
     >>> taxi.of((torch.eye(2),), (torch.eye(2),), "fp32").tolist()
     [[0.0, 2.0], [2.0, 0.0]]
     """
-    return Pairwise(fn, fact, inner)
+    return Pairwise(fn, fact, fact, inner)

@@ -23,7 +23,7 @@ from counterpoint._ops.listed import on_pairs, sweep_listed
 from counterpoint._ops.products import Precision
 from counterpoint._ops.running import Bound, Reduction, whole
 from counterpoint._ops.scores import Score, dot
-from counterpoint._ops.task import Task, column, parts, probe
+from counterpoint._ops.task import Task, columns_of, parts, probe
 from counterpoint._ops.tile import COLUMNS, ROWS, Side, Tile
 from counterpoint._ops.tiled import sweep_tiles
 from counterpoint._ops.together import arrange, finished, with_weights
@@ -206,7 +206,7 @@ def sweep_dense(task: Task) -> list[Tensor]:
     a, c = task.anchors, task.candidates
     scores = {}
     for name, score in task.scores.items():
-        columns = [[column(r, n) for n in score.reads] for r in (a, c)]
+        columns = [list(side) for side in columns_of(score, a, c)]
         if task.precision == "bf16":
             columns = [[_Rounded.apply(t) if t.is_floating_point() else t for t in side] for side in columns]
         scores[name] = score.of(tuple(columns[0]), tuple(columns[1]), "fp32")

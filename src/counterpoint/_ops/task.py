@@ -13,7 +13,7 @@ from torch import Tensor
 from counterpoint._ops.layout import Rule
 from counterpoint._ops.products import Precision
 from counterpoint._ops.running import Bound, Reduction
-from counterpoint._ops.scores import Score
+from counterpoint._ops.scores import Columns, Score
 from counterpoint._ops.tile import COLUMNS, ROWS, Output, Side, Tile, constant_pairs
 from counterpoint.types import Embeddings, Pairs
 
@@ -28,6 +28,12 @@ def column(rows: Embeddings, name: str) -> Tensor:
         known = ", ".join(sorted(rows.facts)) or "none"
         raise KeyError(f"a score reads the fact '{name}', which its rows do not have; they have: {known}")
     return rows.facts[name]
+
+
+def columns_of(score: Score, a: Embeddings, c: Embeddings) -> tuple[Columns, Columns]:
+    """What a score reads of both sides."""
+    x, y = (tuple(column(rows, name) for name in names) for rows, names in zip((a, c), score.reads, strict=True))
+    return x, y
 
 
 def facts_only(rows: Embeddings) -> Embeddings:
@@ -56,9 +62,10 @@ class Task:
         return list(dict.fromkeys([*self.reductions[0], *self.reductions[1]]))
 
     @cached_property
-    def read(self) -> list[str]:
-        """The columns that the scores read."""
-        return list(dict.fromkeys(name for score in self.scores.values() for name in score.reads))
+    def read(self) -> tuple[list[str], list[str]]:
+        """The columns that the scores read, of anchors and of candidates."""
+        both = [dict.fromkeys(n for score in self.scores.values() for n in score.reads[side]) for side in (0, 1)]
+        return list(both[0]), list(both[1])
 
     @cached_property
     def sides(self) -> tuple[Embeddings, Embeddings]:
@@ -77,7 +84,7 @@ class Task:
     def score(self, name: str, a: Embeddings, c: Embeddings) -> Tensor:
         """One score of two tiles."""
         score = self.scores[name]
-        x, y = (tuple(column(rows, read) for read in score.reads) for rows in (a, c))
+        x, y = columns_of(score, a, c)
         return score.of(x, y, self.precision)
 
     def outputs(

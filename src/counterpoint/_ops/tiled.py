@@ -12,7 +12,7 @@ from torch import Tensor
 
 from counterpoint._ops.layout import Layout, by_key, lay_out, sort_by_key
 from counterpoint._ops.running import START, Count, LogSumExp, Term, Value, combine, safe_shift
-from counterpoint._ops.task import Task, column, facts_only, first_order, parts
+from counterpoint._ops.task import Task, column, columns_of, facts_only, first_order, parts
 from counterpoint._ops.tile import COLUMNS, ROWS, Side, constant_pairs
 from counterpoint.types import Embeddings, Pairs
 
@@ -34,10 +34,11 @@ class Inputs:
     def of(cls, task: Task) -> Inputs:
         """Those that require grad."""
         both = (task.anchors, task.candidates)
-        columns = tuple(tuple(n for n in task.read if column(rows, n).requires_grad) for rows in both)
+        sides = list(zip(both, task.read, strict=True))
+        columns = tuple(tuple(n for n in read if column(rows, n).requires_grad) for rows, read in sides)
         facts = tuple(
-            tuple(n for n, fact in rows.facts.items() if fact.requires_grad and fact.ndim == 1 and n not in task.read)
-            for rows in both
+            tuple(n for n, fact in rows.facts.items() if fact.requires_grad and fact.ndim == 1 and n not in read)
+            for rows, read in sides
         )
         params = tuple(n for n, p in task.params.items() if p.requires_grad)
         return cls((columns[0], columns[1]), (facts[0], facts[1]), params)
@@ -67,9 +68,7 @@ def detached(rows: Embeddings) -> Embeddings:
 
 def sides_of(task: Task, memory: int) -> tuple[int, int]:
     """Rows and columns of a tile, so that those alive at once fit the memory."""
-    firsts = [tuple(column(rows, read) for read in score.reads) for score in task.scores.values()
-              for rows in (task.anchors, task.candidates)]  # fmt: skip
-    inner = max(s.inner(*firsts[2 * k : 2 * k + 2]) for k, s in enumerate(task.scores.values()))
+    inner = max(s.inner(*columns_of(s, task.anchors, task.candidates)) for s in task.scores.values())
     most = memory / (LIVE * inner * task.anchors.z.element_size() * len(task.scores))
     if task.anchors.z.device.type == "cpu":
         most = min(most, SIDE**2 / inner)
@@ -239,8 +238,8 @@ def _pull_tile(grid: Grid, where: Where, live: list[Live], sums: Sums, kept: dic
     found = torch.autograd.grad(outs, [*scores.values(), *leaves], gradients, allow_unused=True)
     for score, gradient in zip(task.scores.values(), found, strict=False):
         if gradient is not None:
-            x, y = (tuple(column(rows[side], read) for read in score.reads) for side in (0, 1))
-            totals = [[sums.columns[side].get(read) for read in score.reads] for side in (0, 1)]
+            x, y = columns_of(score, *rows)
+            totals = [[sums.columns[side].get(read) for read in score.reads[side]] for side in (0, 1)]
             into = [tuple(None if t is None else t[at[side]] for t in own) for side, own in enumerate(totals)]
             score.pull(gradient, x, y, (into[0], into[1]), task.precision)
     for total, gradient in zip(to, found[len(scores) :], strict=True):

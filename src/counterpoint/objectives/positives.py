@@ -14,7 +14,7 @@ from torch import Tensor
 from counterpoint._ops.scores import FLOOR
 from counterpoint._ops.sweep import Swept
 from counterpoint.objectives.custom import Directions, Output, Rule, Side, keep, per_row, sweep, times
-from counterpoint.objectives.softmax import Temperature, between, compare, competing, cooled, gaps, logits
+from counterpoint.objectives.softmax import LOGITS, Temperature, between, compare, competing, cooled, gaps, logits
 from counterpoint.papers import paper
 from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
 
@@ -38,6 +38,7 @@ def positives_alone(
         tile,
         anchors,
         candidates,
+        scores=LOGITS,
         rule=rule,
         rows={"above": "logsumexp"},
         columns={"above": "logsumexp"} if directions == "both" else None,
@@ -78,7 +79,9 @@ def per_positive(
         rows if own is None else replace(rows, facts={**rows.facts, LEVEL: own})
         for rows, own in zip(sides, level, strict=True)
     ]
-    second = sweep(tile, *told, rule=rule, rows={"cost": "total"}, columns={"turned": "total"} if both else None)
+    second = sweep(
+        tile, *told, scores=LOGITS, rule=rule, rows={"cost": "total"}, columns={"turned": "total"} if both else None
+    )
     columns = {**first.columns, "cost": second.columns["turned"]} if both else first.columns
     return replace(first, rows={**first.rows, "cost": second.rows["cost"]}, columns=columns)
 

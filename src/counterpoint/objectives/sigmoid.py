@@ -12,6 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from counterpoint._ops.reduce import mean
 from counterpoint.objectives.custom import Output, Rule, Side, as_embeddings, sweep, times
+from counterpoint.objectives.softmax import COOLED, LOGITS
 from counterpoint.papers import paper
 from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
 
@@ -89,8 +90,9 @@ def siglip(
     names = ("missed", "false", "pull", "attract", "push", "repel")
     r = sweep(
         _tile,
-        replace(anchors, z=anchors.z.to(wide) / t),
+        replace(anchors, facts={**anchors.facts, COOLED: anchors.z.to(wide) / t}),
         replace(candidates, z=candidates.z.to(wide)),
+        scores=LOGITS,
         rule=rule,
         params={"bias": b},
         rows=dict.fromkeys(names, "total"),

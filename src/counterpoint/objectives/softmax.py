@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from counterpoint._ops.running import Bound, Reduction
+from counterpoint._ops.scores import Score, Squared
 from counterpoint._ops.sweep import Swept
 from counterpoint.objectives.custom import (
     Directions,
@@ -20,6 +21,7 @@ from counterpoint.objectives.custom import (
     Side,
     Tile,
     as_embeddings,
+    dot,
     per_row,
     sweep,
     times,
@@ -27,6 +29,8 @@ from counterpoint.objectives.custom import (
 from counterpoint.papers import paper
 from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
 
+COOLED = "_cooled"  # the anchors' fact of their vectors divided by the temperature: rules see the vectors themselves
+LOGITS: dict[str, Score] = {"s": dot(COOLED, against="z")}
 WEIGHTS = 20.0  # nats by which the weights of a rule may move a logit: from 2e-9 to 5e8
 Temperature = float | Float[Tensor, ""] | Float[Tensor, " n"] | str
 REDUCTIONS: dict[str, Reduction] = {
@@ -35,18 +39,18 @@ REDUCTIONS: dict[str, Reduction] = {
 
 
 def cooled(
-    anchors: Embeddings | Float[Tensor, "n d"],
-    candidates: Embeddings | Float[Tensor, "m d"] | None,
+    anchors: Embeddings | Float[Tensor, "n ..."],
+    candidates: Embeddings | Float[Tensor, "m ..."] | None,
     temperature: Temperature,
     *,
     unit: bool = True,
 ) -> tuple[Embeddings, Embeddings, Tensor, float | None]:
-    """Both sides with anchors divided by their temperature, the temperature, and the largest |logit| where it is known.
+    """Both sides, anchors divided by their temperature in a fact, the temperature, and the largest |logit| where it is known.
 
     The number leaves room for the weights of a rule, so it bounds w exp(logit) too.
 
     >>> a, c, t, bound = cooled(torch.eye(2), torch.eye(2), 0.5)
-    >>> a.z.tolist(), bound
+    >>> a.facts[COOLED].tolist(), bound
     ([[2.0, 0.0], [0.0, 2.0]], 22.0)
     """
     anchors, candidates = (
@@ -66,8 +70,23 @@ def cooled(
     coldest = float(t.detach().min()) if t.numel() else 1.0
     if not coldest > 0:
         raise ValueError(f"wanted a temperature above 0, got {coldest}")
-    divided = replace(anchors, z=anchors.z / (t if t.ndim == 0 else t[:, None]))
-    return divided, candidates, t, 1 / coldest + WEIGHTS if unit else None
+    divided = anchors.z / t.view(-1, *[1] * (anchors.z.ndim - 1))
+    anchors = replace(anchors, facts={**anchors.facts, COOLED: divided})
+    return anchors, candidates, t, 1 / coldest + WEIGHTS if unit else None
+
+
+def cooling(score: Score) -> Score:
+    """The same comparison of anchors divided by their temperature.
+
+    Raises:
+        TypeError: for a comparison that does not grow in proportion to the anchor.
+
+    >>> cooling(dot()).reads
+    (('_cooled',), ('z',))
+    """
+    if isinstance(score, Squared) or not is_dataclass(score) or not hasattr(score, "fact"):
+        raise TypeError(f"wanted a score in proportion to the anchor, such as dot() or maxsim(), got {score}")
+    return cast(Score, replace(score, fact=COOLED))
 
 
 def sums(scores: Mapping[str, Tensor], pairs: Pairs) -> dict[str, Output]:
@@ -122,6 +141,7 @@ def compare(
     directions: Directions,
     bounds: Mapping[str, Bound] | None,
     beside: Mapping[str, Reduction] | None = None,
+    scores: Mapping[str, Score] = LOGITS,
 ) -> Swept:
     """The sweep of a softmax over all pairs: its denominator, the sums of `sums`, and what else is asked for."""
     reductions = {**REDUCTIONS, **(beside or {})}
@@ -129,6 +149,7 @@ def compare(
         tile,
         anchors,
         candidates,
+        scores=scores,
         rule=rule,
         rows={**reductions, "push": "total"},
         columns=reductions if directions == "both" else None,
@@ -172,8 +193,8 @@ def _row(
     reference="Yi et al.: Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations, RecSys 2019 (log_bias)"
 )
 def infonce(
-    anchors: Embeddings | Float[Tensor, "n d"],
-    candidates: Embeddings | Float[Tensor, "m d"] | None = None,
+    anchors: Embeddings | Float[Tensor, "n ..."],
+    candidates: Embeddings | Float[Tensor, "m ..."] | None = None,
     *,
     rule: Rule = same_sample,
     temperature: Temperature = 0.05,
@@ -183,6 +204,7 @@ def infonce(
     log_bias: str | None = None,
     normalize: Literal["anchor", "none"] = "anchor",
     unit: bool = True,
+    score: Score | None = None,
 ) -> Outcome:
     """Each anchor has to pick its positives out of all candidates, by a softmax over similarities.
 
@@ -198,7 +220,7 @@ def infonce(
         loss_i = - (1 - e) sum_j w_ij log P_ij - e sum_k q_ik log P_ik / sum_k q_ik
 
     Args:
-        anchors: n rows, or a plain [n, d] tensor.
+        anchors: n rows, or a plain [n, d] tensor; with a score of token sets [n, t, d].
         candidates: m rows; with plain tensors row i pairs with row i, explicitly. None: the anchors themselves.
         rule: who attracts and who repels whom; weights may be fractions.
         temperature: t > 0; a number, one number for each anchor, or the name of the anchors' fact that holds them;
@@ -212,6 +234,8 @@ def infonce(
         normalize: "anchor" divides the attract weights of an anchor by their sum; "none" then multiplies the loss of
             the anchor by that sum.
         unit: scale rows to length 1 first, so that s is the cosine; False: s is the plain dot product.
+        score: another comparison of two rows, such as `maxsim()` of token sets; it must grow in proportion to the anchor,
+            since the temperature divides that. None: the dot product.
 
     Returns:
         One term, "infonce", in nats; log m when all embeddings are equal and each anchor has one positive. Notes, [n],
@@ -246,6 +270,8 @@ def infonce(
     asked: dict[str, Reduction] = {
         **({"spread": "total"} if label_smoothing else {}), **({"near": "total"} if log_bias is not None else {})
     }  # fmt: skip
+    if score is not None:
+        bound = None
     swept = compare(
         logits(positives_compete, log_bias=log_bias, spread=label_smoothing > 0),
         anchors,
@@ -254,6 +280,7 @@ def infonce(
         directions=directions,
         bounds=between(bound, candidates.facts.get(log_bias) if log_bias is not None else None),
         beside=asked,
+        scores=LOGITS if score is None else {"s": cooling(score)},
     )
     row = partial(_row, compete=positives_compete, label_smoothing=label_smoothing, normalize=normalize)
     return Outcome({"infonce": per_row(row, swept, directions)}, {"infonce": 1.0}, gaps(t, swept.rows))
