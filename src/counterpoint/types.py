@@ -270,3 +270,17 @@ class Outcome(NamedTuple):
     def loss(self) -> Tensor:
         """The weighted sum of the terms."""
         return torch.stack([self.weights[name] * value for name, value in self.terms.items()]).sum()
+
+    @staticmethod
+    def of(**parts: tuple[float, Outcome]) -> Outcome:
+        """Several outcomes as one: each becomes a term under its name, with its weight; of equal notes the first stays.
+
+        >>> one = Outcome({"x": torch.tensor(2.0)}, {"x": 1.0}, {})
+        >>> Outcome.of(near=(1.0, one), far=(0.5, one)).loss.item()
+        3.0
+        """
+        notes: dict[str, Tensor] = {}
+        for _, outcome in parts.values():
+            notes = {**outcome.notes, **notes}
+        terms = {name: outcome.loss for name, (_, outcome) in parts.items()}
+        return Outcome(terms, {name: weight for name, (weight, _) in parts.items()}, notes)
