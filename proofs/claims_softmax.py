@@ -7,11 +7,6 @@ from functools import partial
 
 import torch
 from claim import Claim
-from counterpoint.objectives.decoupled import decoupled, macl
-from counterpoint.objectives.doubly import cacr
-from counterpoint.objectives.joint import alignment_uniformity, cuaxu
-from counterpoint.objectives.multilinear import symile
-from counterpoint.objectives.polyview import poly_view
 from small import (
     Data,
     augmented,
@@ -29,6 +24,11 @@ from small import (
 )
 from torch import Tensor, nn
 
+from counterpoint.objectives.decoupled import decoupled, macl
+from counterpoint.objectives.doubly import cacr
+from counterpoint.objectives.joint import alignment_uniformity, cuaxu
+from counterpoint.objectives.multilinear import symile
+from counterpoint.objectives.polyview import poly_view
 from counterpoint.objectives.reweighted import hn_nce
 from counterpoint.objectives.softmax import infonce
 from counterpoint.objectives.spread import uniformity
@@ -38,9 +38,7 @@ Loss = Callable[[Embeddings, Embeddings], Outcome]
 Loading = Callable[[int], Data]
 
 
-def accuracy(
-    loss: Loss, seed: int, *, batch: int = 128, steps: int = 200, copies: int = 2, few: bool = False
-) -> float:
+def accuracy(loss: Loss, seed: int, *, batch: int = 128, steps: int = 200, copies: int = 2, few: bool = False) -> float:
     """Of nearest neighbours, after training on moved copies of each digit; `few`: on long-tailed classes."""
     data = long_tailed(digits(seed)) if few else digits(seed)
 
