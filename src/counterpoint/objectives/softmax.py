@@ -193,6 +193,8 @@ def _row(
 @paper(
     reference="Yi et al.: Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations, RecSys 2019 (log_bias)"
 )
+@paper(row=113)
+@paper(row=246)
 def infonce(
     anchors: Embeddings | Float[Tensor, "n ..."],
     candidates: Embeddings | Float[Tensor, "m ..."] | None = None,
@@ -254,7 +256,10 @@ def infonce(
         SupCon is this with `labelled()`; NT-Xent (SimCLR) is this with both views as anchors and candidates; the loss
         named "multiple negatives ranking" is this with `directions="forward"`. `infonce_inside` and `infonce_separate`
         are the other two forms of several positives; with one positive all three are equal. ALIGN is this with
-        `directions="both"`, a temperature that is learned, and label smoothing 0.1.
+        `directions="both"`, a temperature that is learned, and label smoothing 0.1. NegCLIP is this with
+        `directions="both"`, images as anchors, and swapped captions behind the true ones as candidates: they are
+        negatives of every image and have no turn of their own. GCL is this with `directions="both"`, `normalize="none"`
+        and relevance as grades of `listed`.
 
     References:
         van den Oord et al. 2018, arXiv:1807.03748; Khosla et al. 2020, arXiv:2004.11362; label smoothing: Szegedy et
