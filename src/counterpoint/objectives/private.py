@@ -1,0 +1,82 @@
+"""A softmax over candidates that all anchors share, and over some that belong to one anchor alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from counterpoint.objectives.custom import Rule, per_row
+from counterpoint.objectives.softmax import Temperature, between, compare, competing, cooled, gaps, logits
+from counterpoint.types import Embeddings, Outcome, same_sample
+
+
+def _row(found: Mapping[str, Tensor], *, compete: bool) -> tuple[Tensor, Tensor]:
+    """The loss of each anchor and whether it counts."""
+    counts, attract = competing(found, compete=compete), found["attract"]
+    loss = found["denominator"] - found["pull"] / torch.where(attract > 0, attract, torch.ones_like(attract))
+    return torch.where(counts, loss, torch.zeros_like(loss)), counts.to(loss)
+
+
+def infonce_private(
+    anchors: Embeddings,
+    candidates: Embeddings,
+    private: Embeddings,
+    *,
+    own: Rule,
+    rule: Rule = same_sample,
+    temperature: Temperature = 0.05,
+    positives_compete: bool = True,
+) -> Outcome:
+    """`infonce` whose anchors have candidates of their own beside those that all share, such as rows made for one query.
+
+    For anchor i with weights w_ij and r_ij from `rule` over the shared candidates and from `own` over the private ones,
+    the loss is that of `infonce` over both together, with one denominator. A private rule that lists its pairs and
+    ignores the rest (`elsewhere = (0, 0)`) costs only the listed pairs.
+
+    Args:
+        anchors: n rows; scaled to length 1.
+        candidates: m rows that all anchors are compared with.
+        private: k rows that `own` gives to their anchors; they may carry gradient.
+        own: who owns which private row, and whether it attracts or repels.
+        rule: who attracts and who repels whom among the shared candidates.
+        temperature: t > 0; a number, one for each anchor, or the name of the anchors' fact that holds them.
+        positives_compete: whether positives stand in the denominator.
+
+    Returns:
+        One term, "infonce_private", in nats. Notes as of `infonce`, over both sets.
+
+    Raises:
+        ValueError: for a temperature that is not above 0.
+
+    Differs:
+        An anchor without a positive, or with nothing to compete with it, does not count. Over several processes all
+        private rows are brought everywhere like any candidates, since equal rows may lie on two of them.
+
+    Relations:
+        Without private rows this is `infonce`; with one set and a rule that says the same it is `infonce` over all rows.
+
+    References:
+        The softmax of MoCHi (arXiv:2010.01028, section 3.3), with rows of `mixed_negatives`; of CLAPS
+        (arXiv:2012.07280, equation 5); of SupReMix (arXiv:2309.16633, equation 3, without its weights).
+
+    >>> from counterpoint.types import Pairs
+    >>> each = lambda a, c: Pairs(torch.zeros(len(a), len(c)), torch.eye(len(a), len(c)))
+    >>> a, c = Embeddings.of(torch.eye(2)), Embeddings.of(torch.eye(2), view=1)
+    >>> round(infonce_private(a, c, c, own=each, temperature=1.0).loss.item(), 4)      # log(2 + exp(-1))
+    0.862
+    """
+    a, c, t, bound = cooled(anchors, candidates, temperature)
+    p = replace(private, z=private.z.to(c.z.dtype)).to_unit()
+    both = [
+        compare(logits(positives_compete), a, side, rule=says, directions="forward", bounds=between(bound))
+        for side, says in ((c, rule), (p, own))
+    ]
+    shared, mine = (swept.rows for swept in both)
+    found = {name: value + mine[name] for name, value in shared.items()}
+    found["denominator"] = torch.logaddexp(shared["denominator"], mine["denominator"])
+    loss = per_row(partial(_row, compete=positives_compete), replace(both[0], rows=found), "forward")
+    return Outcome({"infonce_private": loss}, {"infonce_private": 1.0}, gaps(t, found))
