@@ -184,12 +184,15 @@ def probe(known: Tensor, y: Tensor, asked: Tensor, answers: Tensor) -> float:
     return float(model.score(asked.numpy(), answers.numpy()))
 
 
-def recall(modules: nn.ModuleDict, x: Tensor) -> float:
-    """How many left halves find their right half first; both directions averaged."""
+def recall(modules: nn.ModuleDict, x: Tensor, k: int = 10) -> float:
+    """How many left halves find their right half among the first k; both directions averaged."""
     left, right = halves(x)
     scores = vectors(modules["left"], left) @ vectors(modules["right"], right).T
-    own = torch.arange(len(x))
-    return float(((scores.argmax(1) == own).float().mean() + (scores.argmax(0) == own).float().mean()) / 2)
+    own = scores.diagonal()
+    found = [
+        ((s > own_of).sum(1) < k).float().mean() for s, own_of in ((scores, own[:, None]), (scores.T, own[:, None]))
+    ]
+    return float(sum(found) / 2)
 
 
 def gap(modules: nn.ModuleDict, x: Tensor) -> float:
