@@ -9,7 +9,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from counterpoint.objectives.distillation import distillation, ranked, scored
+from counterpoint.objectives.distillation import distillation
+from counterpoint.objectives.judged import ranked, scored
 from counterpoint.objectives.sigmoid import siglip
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.filters import above_positive, own_positive, suspected, within, without
@@ -73,6 +74,7 @@ CASES: Cases = {
     "distillation, to the same rows everywhere": Case(on(distillation, rule=labelled()), replicated=True),
     "scored": Case(on(scored, rule=listed(SCORED, others=0), scale=SCALE), (SCALE,)),
     "scored, margins": Case(on(scored, rule=listed(SCORED), compare="margins", unit=True)),
+    "scored, distributions": Case(on(scored, rule=listed(SCORED), compare="distributions", scale=SCALE), (SCALE,)),
     "scored, by a head": Case(on(scored, rule=listed(SCORED), score=head), (SCALE,)),
     "ranked": Case(on(ranked, rule=listed(ORDERED), temperature=T), (T,)),
     "ranked, no easy negatives": Case(on(ranked, rule=listed(ORDERED, others=0))),
