@@ -40,7 +40,10 @@ def test_equal_id_never_repels_and_a_stale_row_of_it_never_attracts() -> None:
     assert pairs.repel.tolist() == [[0.0, 0.0], [0.0, 0.0]]
     assert pairs.attract.tolist() == [[1.0, 0.0], [0.0, 1.0]]
     stale = replace(one, age=one.age + 1)
-    assert spaced()(one, stale).attract.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    for rows in (stale, replace(stale, view=stale.view + 1)):
+        assert spaced()(one, rows).attract.tolist() == [[0.0, 0.0], [0.0, 0.0]]
+    elsewhere = replace(stale, id=stale.id + 10)
+    assert spaced()(one, elsewhere).attract.tolist() == [[1.0, 0.0], [0.0, 1.0]]
 
 
 @pytest.mark.proves(row=41, fact="reference")
@@ -74,9 +77,10 @@ def test_equal_rows_cost_the_logarithm_of_the_weights() -> None:
     assert infonce(e, rule=spaced(heavy="near")).loss.item() == pytest.approx(math.log(4 / 3), rel=1e-12)
 
 
-def test_far_apart_in_small_units_is_supcon() -> None:
-    """Gaps of nearly 0 weigh 1."""
-    z = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_far_apart_in_small_units_is_supcon(dtype: torch.dtype) -> None:
+    """Gaps of nearly 0 weigh 1, and are no equal values."""
+    z = torch.randn(7, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(dtype)
     small = Embeddings.of(z, facts={"value": VALUES * 1e-9, "label": (2 * VALUES).long()})
     for loss in (infonce, infonce_inside):
         expected = loss(small, rule=labelled()).loss.item()

@@ -18,13 +18,14 @@ class Spaced:
 
     def __call__(self, a: Embeddings, c: Embeddings) -> Pairs:
         """The weights of all pairs; there is no sparse form, since every pair weighs something else."""
-        gap = (a.facts[self.fact].to(a.z)[:, None] - c.facts[self.fact].to(a.z)[None, :]).abs() + 1
+        gap = (a.facts[self.fact][:, None] - c.facts[self.fact][None, :]).abs()
         same = a.id[:, None] == c.id[None, :]
         here = (a.age[:, None] == 0) & (c.age[None, :] == 0)
         oneself = same & (a.view[:, None] == c.view[None, :]) & (a.part[:, None] == c.part[None, :])
-        attract = (gap == 1) & ~(same & (oneself | ~here))
-        weight = gap if self.heavy == "far" else 1 / gap
-        return Pairs(attract.to(a.z), weight.masked_fill((gap == 1) | same, 0.0))
+        attract = (gap == 0) & ~(same & (oneself | ~here))
+        weight = gap.to(a.z) + 1
+        weight = weight if self.heavy == "far" else 1 / weight
+        return Pairs(attract.to(a.z), weight.masked_fill((gap == 0) | same, 0.0))
 
 
 @paper(row=41)
