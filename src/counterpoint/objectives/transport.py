@@ -10,9 +10,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from counterpoint._ops.products import Precision, add_product, product
+from counterpoint._ops.running import Reduction
 from counterpoint._ops.scores import FLOOR, Columns, Names, Totals
 from counterpoint._ops.unit import to_unit
-from counterpoint.objectives.custom import Output, Rule, Side, Tile, custom, times
+from counterpoint.objectives.custom import Output, Rule, Side, as_embeddings, per_row, sweep, times
 from counterpoint.papers import paper
 from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
 
@@ -269,7 +270,7 @@ def _mean_carried(found: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
 @paper(row=281)
 def transport(
     anchors: Embeddings | Float[Tensor, "n t d"],
-    candidates: Embeddings | Float[Tensor, "m t d"] | None = None,
+    candidates: Embeddings | Float[Tensor, "m u d"] | None = None,
     *,
     rule: Rule = same_sample,
     mask: str | None = None,
@@ -286,7 +287,7 @@ def transport(
 
     Args:
         anchors: n token sets, [n t d].
-        candidates: m token sets; with plain tensors row i pairs with row i, explicitly. None: the anchors themselves.
+        candidates: m token sets, [m u d]; with plain tensors row i pairs with row i, explicitly. None: the anchors themselves.
         rule: who attracts whom; repel weights are not read.
         mask: the fact [n t] that is true where there is a token; None: all are there. A set without tokens is at 1 from all.
         beta: how far a step of the plan may go, above 0.
@@ -315,10 +316,10 @@ def transport(
     0.0
     """
     score = transported(mask=mask, beta=beta, iterations=iterations)
-    tile: Tile = _carried
-    rows = {"apart": "total", "attract": "total"}
-    objective = custom(tile, _mean_carried, scores={"s": score}, rows=rows, name="transport")  # type: ignore[arg-type]
-    return objective(anchors, candidates, rule=rule)
+    anchors, candidates = (rows.to_unit() for rows in as_embeddings(anchors, candidates))
+    rows: dict[str, Reduction] = {"apart": "total", "attract": "total"}
+    swept = sweep(_carried, anchors, candidates, scores={"s": score}, rule=rule, rows=rows)
+    return Outcome({"transport": per_row(_mean_carried, swept, "forward")}, {"transport": 1.0}, {})
 
 
 def heat_map(
