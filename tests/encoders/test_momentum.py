@@ -68,6 +68,19 @@ def test_an_empty_queue_has_no_rows() -> None:
         Queue(0, 3)
 
 
+def test_the_queue_remembers_facts_with_their_rows() -> None:
+    queue = Queue(4, 3, facts={"label": torch.int64, "weight": torch.float32})
+    for k, ids in enumerate(([1, 2, 3], [4, 5])):
+        i = torch.tensor(ids)
+        facts = {"label": 10 * i, "weight": i / 2, "other": i}
+        queue.push(Embeddings.of(rows(ids, seed=k).z, id=i, facts=facts))
+    found = queue.rows()
+    assert set(found.facts) == {"label", "weight"}
+    assert torch.equal(found.facts["label"], 10 * found.id)
+    assert torch.equal(found.facts["weight"], found.id / 2)
+    assert sorted(found.id.tolist()) == [2, 3, 4, 5]
+
+
 def test_the_queue_is_part_of_a_checkpoint() -> None:
     queue, other = Queue(4, 3), Queue(4, 3)
     queue.push(rows([1, 2, 3]))

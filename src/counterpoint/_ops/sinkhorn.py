@@ -51,11 +51,10 @@ def sinkhorn(
     >>> (x.z + plan.rows[:, None] + plan.columns).exp().sum(0)
     tensor([1., 1.])
     """
-    share = -math.log(max(1, len(columns)))
+    n = float(len(rows))
     if rows.placement == "sharded":
-        share += float(all_sum(torch.tensor(float(len(rows)), device=rows.z.device)).clamp(min=1).log())
-    else:
-        share += math.log(max(1, len(rows)))
+        n = float(all_sum(torch.tensor(n, dtype=torch.float64, device=rows.z.device)))
+    share = math.log(max(1.0, n)) - math.log(max(1, len(columns)))
 
     def tile(
         scores: Mapping[str, Tensor], _pairs: Pairs, a: Side, c: Side, _params: Mapping[str, Tensor]
