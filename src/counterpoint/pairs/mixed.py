@@ -17,7 +17,7 @@ from counterpoint.pairs.synthetic import SHARES, SOURCES, by_identity, made, of_
 from counterpoint.papers import paper
 from counterpoint.types import Embeddings, same_sample
 
-Share = float | Float[Tensor, " n"] | Float[Tensor, "n d"]  # of the first in a mixture of two
+Share = float | Float[Tensor, ""] | Float[Tensor, " n"] | Float[Tensor, "n d"]  # of the first in a mixture of two
 
 
 def beta_shares(
