@@ -200,7 +200,7 @@ def test_claps_is_the_authors_rows_and_loss() -> None:
     worse = cosine_similarity(source, d.pooled(bad))[:, None]
     eye = torch.eye(4, dtype=torch.bool)
     hard = torch.where(eye, cosine_similarity(source, d.pooled(good))[:, None], scores)
-    # the public code does not divide the second logits by the temperature, the paper does
+    # both by one temperature; the public code leaves the second logits undivided
     expected = [cross_entropy(torch.cat([s, worse], 1) / t, labels) for s in (scores, hard)]
     assert torch.allclose(first, expected[0])
     assert torch.allclose(second, expected[1])

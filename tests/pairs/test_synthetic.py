@@ -58,6 +58,8 @@ def test_a_made_row_belongs_to_all_views_of_its_sample() -> None:
     own = made(a.rows(torch.tensor([3, 0])), torch.ones(2, 4), attracts=1.0)
     assert owned("sample")(a, own).attract.tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
     assert owned("sample")(a, own).repel.sum() == 0
+    assert owned("sample")(own, a).attract.T.tolist() == owned("sample")(a, own).attract.tolist()
+    assert owned("sample")(own, a).repel.sum() == 0
 
 
 def test_made_rows_attract_as_much_as_they_say_and_repel_the_rest() -> None:

@@ -62,8 +62,8 @@ def infonce_private(
         Without private rows this is `infonce`; with one set and a rule that says the same it is `infonce` over all rows.
 
     References:
-        The softmax of MoCHi (arXiv:2010.01028, section 3.3), with rows of `mixed_negatives`; of CLAPS
-        (arXiv:2012.07280, equation 5); of SupReMix (arXiv:2309.16633, equation 3, without its weights).
+        The softmax of MoCHi (arXiv:2010.01028), with rows of `mixed_negatives`; of CLAPS (arXiv:2012.07280), with those of
+        `adversarial_negatives`; of SupReMix (arXiv:2309.16633) without its weights, with those of `mixed_by_value`.
 
     >>> from counterpoint.types import Pairs
     >>> each = lambda a, c: Pairs(torch.zeros(len(a), len(c)), torch.eye(len(a), len(c)))

@@ -74,7 +74,7 @@ def mixed_by_value(
         rows to length 1 before they are mixed.
 
     References:
-        Wu et al. 2023, arXiv:2309.16633, section 3; mixing_func of the release's training script and
+        Wu et al. 2023, arXiv:2309.16633; mixing_func of the release's training script and
         calculate_alpha_vectorized of its utils.py, where b ~ Beta(2, 8).
 
     >>> rows = Embeddings.of(torch.eye(3), facts={"value": torch.tensor([0.0, 1.0, 3.0])})
@@ -165,7 +165,7 @@ def disagreeing(
         `conr` is its objective.
 
     References:
-        Keramati et al. 2024, arXiv:2309.06651, section 3; agedb-dir/loss.py at github.com/BorealisAI/ConR.
+        Keramati et al. 2024, arXiv:2309.06651; agedb-dir/loss.py at github.com/BorealisAI/ConR.
 
     >>> facts = {"value": torch.tensor([0.0, 0.5, 9.0]), "predicted": torch.zeros(3)}
     >>> rows = Embeddings.of(torch.eye(3), facts=facts)
