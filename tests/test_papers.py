@@ -35,7 +35,37 @@ def test_the_bibliography_is_the_atlas() -> None:
     if not ATLAS.exists():
         pytest.skip("the atlas is not here")
     rows = [json.loads(line) for line in ATLAS.read_text().splitlines()]
-    assert [(r["id"], r["system"], r["title"]) for r in rows] == [(s.row, s.system, s.title) for s in bibliography()]
+    assert [(r["id"], r["system"], r["title"], tuple(r["axes"])) for r in rows] == [
+        (s.row, s.system, s.title, s.axes) for s in bibliography()
+    ]
+
+
+def test_the_page_of_papers_has_every_row_and_says_how_far_it_is() -> None:
+    lines = (ROOT / "docs" / "papers.md").read_text().splitlines()
+    rows = {
+        int(cells[1]): cells
+        for line in lines
+        if (cells := [c.strip() for c in line.split("|")])[1:2] and cells[1].isdigit()
+    }
+    assert sorted(rows) == list(range(285))
+    for s in index()["systems"]:
+        assert s["system"] in rows[s["row"]][2]
+        assert (rows[s["row"]][5] == "not yet") == (not s["functions"])
+
+
+def test_effects_are_read_from_evidence_of_one_system_and_of_many(tmp_path: Path) -> None:
+    import sys
+
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        from make_index import effects
+    finally:
+        sys.path.pop(0)
+    (tmp_path / "one.json").write_text('{"row": 3, "effect": "shown"}')
+    many = [{"row": 4, "effect": "not shown"}, {"reference": "R", "effect": "shown"}, {"row": 3, "effect": "not shown"}]
+    (tmp_path / "two.json").write_text(json.dumps({"results": many}))
+    (tmp_path / "three.json").write_text('{"results": {"no": "list"}}')
+    assert effects(tmp_path) == {3: "shown", 4: "not shown", "R": "shown"}
 
 
 def test_functions_carry_their_deviations() -> None:

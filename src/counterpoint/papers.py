@@ -27,13 +27,17 @@ class Implementation:
 
 @dataclass(frozen=True)
 class System:
-    """One row of the bibliography with what is known of it here; `formula` and `effect` are computed, never typed."""
+    """One row of the bibliography with what is known of it here; `formula` and `effect` are computed, never typed.
+
+    `axes` are the nouns of the design that the paper contributes to, the most important one first.
+    """
 
     row: int
     system: str
     title: str
     modality: str
     tier: str
+    axes: tuple[str, ...] = ()
     functions: tuple[str, ...] = ()
     formula: str = "none"
     effect: str = "none"
@@ -92,7 +96,8 @@ def section(docstring: str | None, title: str) -> str | None:
 def bibliography() -> tuple[System, ...]:
     """The published systems that the library is to cover, in the order of their rows."""
     text = resources.files("counterpoint").joinpath("bibliography.jsonl").read_text(encoding="utf-8")
-    return tuple(System(**json.loads(line)) for line in text.splitlines())
+    rows = (json.loads(line) for line in text.splitlines())
+    return tuple(System(**row | {"axes": tuple(row["axes"])}) for row in rows)
 
 
 def index() -> dict[str, list[dict]]:

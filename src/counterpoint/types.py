@@ -197,6 +197,7 @@ class Relation:
         anchor_id: [e] content ids.
         candidate_id: [e] content ids.
         grade: [e] at least 0.
+        value: [e] a teacher's score of the pair, any number; None: nobody scored them.
 
     >>> Relation.of([1, 1, 2], [5, 6, 5]).positives(1)
     {5: 1.0, 6: 1.0}
@@ -205,30 +206,32 @@ class Relation:
     anchor_id: Int[Tensor, " e"]
     candidate_id: Int[Tensor, " e"]
     grade: Float[Tensor, " e"]
+    value: Float[Tensor, " e"] | None = None
 
     @classmethod
     def of(
         cls,
         anchor_id: Sequence[int] | Tensor,
         candidate_id: Sequence[int] | Tensor,
-        grade: Sequence[float] | None = None,
+        grade: Sequence[float] | Tensor | None = None,
+        *,
+        value: Sequence[float] | Tensor | None = None,
     ) -> Relation:
         """A relation sorted by anchor, one edge for each pair."""
         a, c = torch.as_tensor(anchor_id, dtype=torch.int64), torch.as_tensor(candidate_id, dtype=torch.int64)
         g = torch.ones(len(a)) if grade is None else torch.as_tensor(grade, dtype=torch.float32)
+        v = None if value is None else torch.as_tensor(value, dtype=torch.float32)
         if len(a) != len(c) or len(a) != len(g):
             raise ValueError(f"wanted as many candidates and grades as anchors, got {len(c)} and {len(g)} for {len(a)}")
+        if v is not None and len(v) != len(a):
+            raise ValueError(f"wanted as many values as anchors, got {len(v)} for {len(a)}")
         if len(g) and bool((g < 0).any()):
             raise ValueError(f"wanted grades of at least 0, got {float(g.min())}")
-        seen: dict[tuple[int, int], float] = {}
-        for key in zip(a.tolist(), c.tolist(), g.tolist(), strict=True):
-            seen.setdefault(key[:2], key[2])
-        ordered = sorted(seen)
-        return cls(
-            torch.tensor([k[0] for k in ordered], dtype=torch.int64),
-            torch.tensor([k[1] for k in ordered], dtype=torch.int64),
-            torch.tensor([seen[k] for k in ordered], dtype=torch.float32),
-        )
+        seen: dict[tuple[int, int], int] = {}
+        for place, key in enumerate(zip(a.tolist(), c.tolist(), strict=True)):
+            seen.setdefault(key, place)
+        at = torch.tensor([seen[key] for key in sorted(seen)], dtype=torch.int64)
+        return cls(a[at], c[at], g[at], None if v is None else v[at])
 
     def positives(self, anchor: int) -> dict[int, float]:
         """The candidates of one anchor with a grade above 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,7 @@ class Queue(nn.Module):
     Args:
         size: rows that are remembered, at least 1.
         width: d.
+        facts: name -> type of the facts that it remembers too, one number a row, such as a label.
 
     >>> queue = Queue(3, 2)
     >>> queue.push(Embeddings.of(torch.eye(2), id=torch.tensor([5, 6])))
@@ -68,10 +70,13 @@ class Queue(nn.Module):
     pushes: Tensor
     at: Tensor
 
-    def __init__(self, size: int, width: int) -> None:
+    def __init__(self, size: int, width: int, *, facts: Mapping[str, torch.dtype] | None = None) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f"wanted a queue of at least 1 row, got {size}")
+        self.facts = tuple(facts or {})
+        for name, kind in (facts or {}).items():
+            self.register_buffer(f"fact_{name}", torch.zeros(size, dtype=kind))
         self.register_buffer("z", torch.zeros(size, width))
         self.register_buffer("id", torch.full((size,), NOTHING))
         self.register_buffer("born", torch.zeros(size, dtype=torch.int64))
@@ -87,6 +92,8 @@ class Queue(nn.Module):
         kept = rows.rows(slice(-len(self.z), None))
         place = torch.arange(start - len(kept), start, device=self.z.device) % len(self.z)
         self.z[place], self.id[place], self.born[place] = kept.z.to(self.z), kept.id, self.pushes
+        for name in self.facts:
+            self.get_buffer(f"fact_{name}")[place] = kept.facts[name]
         self.at.fill_(start % len(self.z))
 
     def rows(self) -> Embeddings:
@@ -94,4 +101,5 @@ class Queue(nn.Module):
         filled = self.id != NOTHING
         zeros = torch.zeros_like(self.id[filled])
         age = self.pushes - self.born[filled] + 1
-        return Embeddings(self.z[filled].clone(), self.id[filled], zeros, zeros, age, placement="replicated")
+        facts = {name: self.get_buffer(f"fact_{name}")[filled] for name in self.facts}
+        return Embeddings(self.z[filled].clone(), self.id[filled], zeros, zeros, age, facts, placement="replicated")

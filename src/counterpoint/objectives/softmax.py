@@ -189,9 +189,12 @@ def _row(
     reference="van den Oord, Li, Vinyals: Representation Learning with Contrastive Predictive Coding, arXiv:1807.03748, 2018"
 )
 @paper(reference="Khosla et al.: Supervised Contrastive Learning, arXiv:2004.11362, 2020 (L_out)")
+@paper(row=269)
 @paper(
     reference="Yi et al.: Sampling-Bias-Corrected Neural Modeling for Large Corpus Item Recommendations, RecSys 2019 (log_bias)"
 )
+@paper(row=113)
+@paper(row=246)
 def infonce(
     anchors: Embeddings | Float[Tensor, "n ..."],
     candidates: Embeddings | Float[Tensor, "m ..."] | None = None,
@@ -252,12 +255,16 @@ def infonce(
     Relations:
         SupCon is this with `labelled()`; NT-Xent (SimCLR) is this with both views as anchors and candidates; the loss
         named "multiple negatives ranking" is this with `directions="forward"`. `infonce_inside` and `infonce_separate`
-        are the other two forms of several positives; with one positive all three are equal.
+        are the other two forms of several positives; with one positive all three are equal. ALIGN is this with
+        `directions="both"`, a temperature that is learned, and label smoothing 0.1. NegCLIP is this with
+        `directions="both"`, images as anchors, and swapped captions behind the true ones as candidates: they are
+        negatives of every image and have no turn of their own. GCL is this with `directions="both"`, `normalize="none"`
+        and relevance as grades of `listed`.
 
     References:
         van den Oord et al. 2018, arXiv:1807.03748; Khosla et al. 2020, arXiv:2004.11362; label smoothing: Szegedy et
         al. 2015, arXiv:1512.00567; logQ: Bengio and Senecal 2008, doi:10.1109/TNN.2007.912312; Yi et al. 2019,
-        doi:10.1145/3298689.3346996.
+        doi:10.1145/3298689.3346996; ALIGN: Jia et al. 2021, arXiv:2102.05918.
 
     >>> round(infonce(torch.eye(2), torch.eye(2), temperature=1.0).loss.item(), 4)      # log(1 + exp(-1))
     0.3133

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import torch
+
+from counterpoint._ops.layout import Rule
 from counterpoint.types import Embeddings, Pairs
 
 
@@ -22,3 +27,31 @@ def against_queue(a: Embeddings, c: Embeddings) -> Pairs:
     """
     same, fresh = a.id[:, None] == c.id[None, :], (c.age == 0)[None, :]
     return Pairs((same & fresh).to(a.z), (~same & ~fresh).to(a.z))
+
+
+@dataclass(frozen=True)
+class BesideQueue:
+    """The rule made by `beside_queue`."""
+
+    rule: Rule
+
+    def __call__(self, a: Embeddings, c: Embeddings) -> Pairs:
+        """The dense form."""
+        pairs, other = self.rule(a, c), (a.id[:, None] != c.id[None, :]) & (c.age == 0)[None, :]
+        nothing = torch.zeros_like(pairs.repel)
+        return Pairs(torch.where(other, nothing, pairs.attract), torch.where(other, nothing, pairs.repel))
+
+
+def beside_queue(rule: Rule) -> BesideQueue:
+    """As another rule says of one's own sample and of the rows of a queue; other rows of this step are ignored.
+
+    Relations:
+        `against_queue` is this with `same_sample`.
+
+    >>> from dataclasses import replace
+    >>> from counterpoint.types import same_sample
+    >>> a = Embeddings.of(torch.eye(2), id=torch.tensor([1, 2]))
+    >>> beside_queue(same_sample)(a, replace(a, view=a.view + 1)).repel.tolist()
+    [[0.0, 0.0], [0.0, 0.0]]
+    """
+    return BesideQueue(rule)
