@@ -61,7 +61,7 @@ def conr(
         repels.
 
     References:
-        Keramati et al. 2024, arXiv:2309.06651, equations 2 and 3; agedb-dir/loss.py at github.com/BorealisAI/ConR, with
+        Keramati et al. 2024, arXiv:2309.06651; agedb-dir/loss.py at github.com/BorealisAI/ConR, with
         t = 0.07.
 
     >>> from counterpoint.types import same_sample

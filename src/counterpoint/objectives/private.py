@@ -30,6 +30,7 @@ def infonce_private(
     rule: Rule = same_sample,
     temperature: Temperature = 0.05,
     positives_compete: bool = True,
+    unit: bool = True,
 ) -> Outcome:
     """`infonce` whose anchors have candidates of their own beside those that all share, such as rows made for one query.
 
@@ -38,13 +39,14 @@ def infonce_private(
     ignores the rest (`elsewhere = (0, 0)`) costs only the listed pairs.
 
     Args:
-        anchors: n rows; scaled to length 1.
+        anchors: n rows.
         candidates: m rows that all anchors are compared with.
         private: k rows that `own` gives to their anchors; they may carry gradient.
         own: who owns which private row, and whether it attracts or repels.
         rule: who attracts and who repels whom among the shared candidates.
         temperature: t > 0; a number, one for each anchor, or the name of the anchors' fact that holds them.
         positives_compete: whether positives stand in the denominator.
+        unit: scale all rows to length 1 first; False: s is the plain dot product.
 
     Returns:
         One term, "infonce_private", in nats. Notes as of `infonce`, over both sets.
@@ -60,8 +62,8 @@ def infonce_private(
         Without private rows this is `infonce`; with one set and a rule that says the same it is `infonce` over all rows.
 
     References:
-        The softmax of MoCHi (arXiv:2010.01028, section 3.3), with rows of `mixed_negatives`; of CLAPS
-        (arXiv:2012.07280, equation 5); of SupReMix (arXiv:2309.16633, equation 3, without its weights).
+        The softmax of MoCHi (arXiv:2010.01028), with rows of `mixed_negatives`; of CLAPS (arXiv:2012.07280), with those of
+        `adversarial_negatives`; of SupReMix (arXiv:2309.16633) without its weights, with those of `mixed_by_value`.
 
     >>> from counterpoint.types import Pairs
     >>> each = lambda a, c: Pairs(torch.zeros(len(a), len(c)), torch.eye(len(a), len(c)))
@@ -69,8 +71,9 @@ def infonce_private(
     >>> round(infonce_private(a, c, c, own=each, temperature=1.0).loss.item(), 4)      # log(2 + exp(-1))
     0.862
     """
-    a, c, t, bound = cooled(anchors, candidates, temperature)
-    p = replace(private, z=private.z.to(c.z.dtype)).to_unit()
+    a, c, t, bound = cooled(anchors, candidates, temperature, unit=unit)
+    p = replace(private, z=private.z.to(c.z.dtype))
+    p = p.to_unit() if unit else p
     both = [
         compare(logits(positives_compete), a, side, rule=says, directions="forward", bounds=between(bound))
         for side, says in ((c, rule), (p, own))

@@ -101,7 +101,7 @@ def noise_negatives(
         negatives, is a pair rule.
 
     References:
-        Zhou et al. 2022, arXiv:2205.00656, section 4.2; simcse/models.py at github.com/RUCAIBox/DCLR, with steps of 1e-3.
+        Zhou et al. 2022, arXiv:2205.00656; simcse/models.py at github.com/RUCAIBox/DCLR, with steps of 1e-3.
 
     >>> noise_negatives(0, Embeddings.of(torch.eye(3)), lambda n: n.z.sum(), generator=torch.Generator()).z.shape
     torch.Size([0, 3])
@@ -127,7 +127,7 @@ def adversarial_negatives(targets: Embeddings, surprise: Climb, *, size: float) 
         `adversarial_positives` is the paper's other half; `infonce_private` scores both.
 
     References:
-        Lee et al. 2021, arXiv:2012.07280, section 3.3; generate_adv in src/summarization/models.py at
+        Lee et al. 2021, arXiv:2012.07280; generate_adv in src/summarization/models.py at
         github.com/seanie12/CLAPS.
 
     >>> adversarial_negatives(Embeddings.of(torch.eye(2)), lambda e: e.z[:, 0].sum(), size=0.5).z.tolist()
@@ -158,7 +158,7 @@ def adversarial_positives(targets: Embeddings, contrast: Climb, divergence: Clim
         size = 0 gives the targets themselves.
 
     References:
-        Lee et al. 2021, arXiv:2012.07280, section 3.4; generate_cont_adv in src/summarization/models.py at
+        Lee et al. 2021, arXiv:2012.07280; generate_cont_adv in src/summarization/models.py at
         github.com/seanie12/CLAPS, which does not divide the logits of these positives by the temperature.
 
     >>> still = adversarial_positives(Embeddings.of(torch.eye(2)), lambda e: e.z.sum(), lambda e: e.z.sum(), size=1.0)

@@ -95,7 +95,7 @@ def hallucinated_positives(
         weight mu / (2 t) has its gradient. Without points it is MoCo.
 
     References:
-        Shah et al. 2023, arXiv:2304.00387, section 3.2; moco/generator.py at github.com/anshulbshah/HaLP, which makes 100
+        Shah et al. 2023, arXiv:2304.00387; moco/generator.py at github.com/anshulbshah/HaLP, which makes 100
         points of each key with 20 prototypes.
 
     >>> keys, ends = Embeddings.of(torch.tensor([[1.0, 0.0]])), Embeddings.of(torch.eye(2), id=torch.tensor([-1, -2]))

@@ -17,7 +17,7 @@ from counterpoint.pairs.synthetic import SHARES, SOURCES, by_identity, made, of_
 from counterpoint.papers import paper
 from counterpoint.types import Embeddings, same_sample
 
-Share = float | Float[Tensor, " n"] | Float[Tensor, "n d"]  # of the first in a mixture of two
+Share = float | Float[Tensor, ""] | Float[Tensor, " n"] | Float[Tensor, "n d"]  # of the first in a mixture of two
 
 
 def beta_shares(
@@ -79,7 +79,7 @@ def extrapolated(queries: Embeddings, keys: Embeddings, share: Share) -> tuple[E
         m = 1 changes nothing, so it is MoCo. `interpolated` is the paper's other half.
 
     References:
-        Zhu et al. 2021, arXiv:2108.02982, equations 4 and 5; memory/mem_moco.py at
+        Zhu et al. 2021, arXiv:2108.02982; memory/mem_moco.py at
         github.com/DTennant/CL-Visualizing-Feature-Transformation, where m = 1 + Beta(2, 2), one for each dimension.
 
     >>> q, k = Embeddings.of(torch.tensor([[1.0, 0.0]])), Embeddings.of(torch.tensor([[0.6, 0.8]]), view=1)
@@ -120,7 +120,7 @@ def interpolated(rows: Embeddings, order: Int[Tensor, " n"], share: Share) -> Em
         m = 1 changes nothing, so it is MoCo.
 
     References:
-        Zhu et al. 2021, arXiv:2108.02982, equation 6; memory/mem_moco.py, where m = Beta(1.6, 1.6).
+        Zhu et al. 2021, arXiv:2108.02982; memory/mem_moco.py, where m = Beta(1.6, 1.6).
 
     >>> interpolated(Embeddings.of(torch.eye(2)), torch.tensor([1, 0]), 0.75).z.tolist()
     [[0.75, 0.25], [0.25, 0.75]]
@@ -150,7 +150,7 @@ def mixed(rows: Embeddings, order: Int[Tensor, " n"], share: float | Float[Tenso
         With `shared_sources`, b = 1 is the loss of the rows as they are.
 
     References:
-        Kumar et al. 2024, arXiv:2409.17777, section 3; mixco_nce in model/utils.py at
+        Kumar et al. 2024, arXiv:2409.17777; mixco_nce in model/utils.py at
         github.com/RaghavSinghal10/M3CoL, with b = Beta(0.15, 0.15).
 
     >>> mixed(Embeddings.of(torch.eye(2)), torch.tensor([1, 0]), 0.75).facts["sources"].tolist()
@@ -202,8 +202,7 @@ def mixed_negatives(
         With pairs = with_query = 0 it is MoCo. `infonce_private` scores the rows.
 
     References:
-        Kalantidis et al. 2020, arXiv:2010.01028, equations 3 to 5; N = 1024, s = 512, s' = 256 and N = 1024, s = 1024,
-        s' = 128 are its settings. Re-implemented in src/moco.py at github.com/davidsvy/hard-negative-mixing.
+        Kalantidis et al. 2020, arXiv:2010.01028; re-implemented in src/moco.py at github.com/davidsvy/hard-negative-mixing.
 
     >>> q = Embeddings.of(torch.eye(3), id=torch.tensor([7, 8, 9]))
     >>> found = mixed_negatives(q, q, nearest=2, pairs=1, with_query=1, generator=torch.Generator())

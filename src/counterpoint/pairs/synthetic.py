@@ -173,8 +173,8 @@ def shared_sources(*, weighted: bool = True) -> SharedSources:
         `normalize="none"`; SSCD's is `infonce_separate` with `weighted=False`. `of_sources` tells a row its sources.
 
     References:
-        Kumar et al. 2024, arXiv:2409.17777, section 3; model/utils.py at github.com/RaghavSinghal10/M3CoL. Pizzi et al.
-        2022, arXiv:2202.10261, section 4.3; sscd/train.py at github.com/facebookresearch/sscd-copy-detection.
+        Kumar et al. 2024, arXiv:2409.17777; model/utils.py at github.com/RaghavSinghal10/M3CoL. Pizzi et al.
+        2022, arXiv:2202.10261; sscd/train.py at github.com/facebookresearch/sscd-copy-detection.
 
     >>> plain = Embeddings.of(torch.eye(3), id=torch.tensor([4, 5, 6]))
     >>> half = of_sources(plain.rows(slice(0, 1)), torch.tensor([5]), 0.75)

@@ -70,10 +70,11 @@ def mixed_by_value(
         distance of labels belong to the objective.
 
     Relations:
-        With none it is SupCon on labels; `infonce_private` scores the rows.
+        With none it is SupCon on labels; `infonce_private` scores the rows, with `unit=False` as the authors do, who scale
+        rows to length 1 before they are mixed.
 
     References:
-        Wu et al. 2023, arXiv:2309.16633, section 3; mixing_func of the release's training script and
+        Wu et al. 2023, arXiv:2309.16633; mixing_func of the release's training script and
         calculate_alpha_vectorized of its utils.py, where b ~ Beta(2, 8).
 
     >>> rows = Embeddings.of(torch.eye(3), facts={"value": torch.tensor([0.0, 1.0, 3.0])})
@@ -83,7 +84,7 @@ def mixed_by_value(
     """
     if min(negatives, positives) < 0 or not window > 0:
         raise ValueError(f"wanted numbers of at least 0 and a window above 0, got {negatives}, {positives}, {window}")
-    if min(beta) < 1 or any(part != int(part) for part in beta):
+    if min(beta) < 1:
         raise ValueError(f"wanted a beta of two whole numbers above 0, got {beta}")
     anchors = replace(anchors, facts={value: anchors.facts[value]}).to_unit()
     partners = everywhere(anchors)
@@ -164,7 +165,7 @@ def disagreeing(
         `conr` is its objective.
 
     References:
-        Keramati et al. 2024, arXiv:2309.06651, section 3; agedb-dir/loss.py at github.com/BorealisAI/ConR.
+        Keramati et al. 2024, arXiv:2309.06651; agedb-dir/loss.py at github.com/BorealisAI/ConR.
 
     >>> facts = {"value": torch.tensor([0.0, 0.5, 9.0]), "predicted": torch.zeros(3)}
     >>> rows = Embeddings.of(torch.eye(3), facts=facts)
