@@ -1,4 +1,4 @@
-"""Barlow Twins, its mixtures, VICReg, orthogonal codes: closed forms, authors' formulas, many processes, invariances."""
+"""Barlow Twins, its mixtures, VICReg: closed forms, authors' formulas, many processes, invariances."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss, normalize, relu
+from torch.nn.functional import mse_loss, relu
 
 from counterpoint._ops.launch import in_processes
 from counterpoint._ops.reduce import moments
@@ -18,7 +18,6 @@ from counterpoint.objectives.decorrelation import (
     covariance,
     cross,
     mixed_barlow_twins,
-    orthogonality,
     standardised,
     variance,
     vicreg,
@@ -29,7 +28,6 @@ from tests.objectives.contract import RULES, two_sets
 
 BARLOW = "Zbontar et al.: Barlow Twins, arXiv:2103.03230, 2021"
 VICREG = "Bardes, Ponce, LeCun: VICReg, arXiv:2105.04906, 2022"
-DIFFERENCE = "Bousmalis et al.: Domain Separation Networks, arXiv:1608.06019, 2016 (difference loss)"
 SQUARE = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]], dtype=torch.float64)
 
 
@@ -246,30 +244,10 @@ def test_vicreg_is_alignment_variance_and_covariance() -> None:
     assert terms["covariance"].item() == pytest.approx((covariance(x).loss + covariance(y).loss).item(), rel=1e-12)
 
 
-# orthogonal codes
-
-
-@pytest.mark.proves(reference=DIFFERENCE, fact="reference")
-def test_orthogonality_equals_the_difference_loss_of_its_authors() -> None:
-    """domain_separation/losses.py of github.com/tensorflow/models (research), difference_loss: centred, rows to unit
-    length, mean over the products of columns of squared sums."""
-    x, y = rows(9).requires_grad_(), rows(9, 4, seed=1).requires_grad_()
-    sides = [normalize(z - z.mean(0), dim=1) for z in (x, y)]
-    expected = (sides[0].T @ sides[1]).square().mean()
-    equal(orthogonality(x, y).loss * (81 / 20), expected, (x, y))
-
-
-@pytest.mark.proves(reference=DIFFERENCE, fact="closed-form")
-def test_orthogonality_of_equal_and_of_independent_codes() -> None:
-    first, second = SQUARE[:, :1], SQUARE[:, 1:]
-    assert orthogonality(first, second).loss.item() == 0
-    assert orthogonality(first, -2 * first).loss.item() == pytest.approx(1, rel=1e-12)
-
-
 # all
 
 
-TWO = {"barlow_twins": barlow_twins, "vicreg": vicreg, "orthogonality": orthogonality}
+TWO = {"barlow_twins": barlow_twins, "vicreg": vicreg}
 
 
 @pytest.mark.parametrize("objective", TWO.values(), ids=list(TWO))
@@ -294,9 +272,9 @@ def test_gradient_equals_finite_differences(objective: Any) -> None:
 def test_without_a_pair_nothing_agrees_and_nothing_is_paid() -> None:
     z = rows(3).requires_grad_()
     strangers = Embeddings.of(rows(2, seed=1), id=torch.tensor([7, 8]), view=1)
-    for loss in (barlow_twins(Embeddings.of(z), strangers).loss, orthogonality(Embeddings.of(z), strangers).loss):
-        assert loss.item() == 0
-        assert torch.autograd.grad(loss, z)[0].abs().max() == 0
+    loss = barlow_twins(Embeddings.of(z), strangers).loss
+    assert loss.item() == 0
+    assert torch.autograd.grad(loss, z)[0].abs().max() == 0
     assert torch.isfinite(vicreg(Embeddings.of(z), strangers).loss)
 
 
