@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from counterpoint.objectives.spread import alignment, dispersive, koleo, uniformity
+from counterpoint.objectives.spread import alignment, dispersive, dispersive_hinge, koleo, uniformity
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.types import Embeddings, Outcome, Pairs, Relation, same_sample
@@ -20,6 +21,7 @@ from tests.objectives.contract import RULES, assert_tiles_equal_dense, graded, t
 
 KOLEO = "Sablayrolles et al.: Spreading vectors for similarity search, arXiv:1806.03198, 2019"
 ONE_SET: dict[str, Callable[..., Outcome]] = {"uniformity": uniformity, "dispersive": dispersive, "koleo": koleo}
+PUSHED = {**ONE_SET, "dispersive, cosine": partial(dispersive, distance="cosine"), "hinge": dispersive_hinge}
 
 
 def rows(n: int, d: int = 6, seed: int = 0) -> Tensor:
@@ -222,6 +224,42 @@ def test_token_sets_are_flattened() -> None:
     assert dispersive(Embeddings.of(z)).loss.item() == dispersive(z.flatten(1)).loss.item()
 
 
+@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
+@pytest.mark.parametrize("tau", [0.3, 2.0])
+def test_the_cosine_variant_of_dispersive_has_minus_the_cosine_as_distance(tau: float, rule: Any) -> None:
+    """Table 1 of the paper: log mean exp(-D / tau), D = -cosine; a row's own is -1."""
+    a, _, (z, _) = two_sets(9, 1, 3, torch.float64)
+    repel, x = rule(a, a).repel, nn.functional.normalize(z, dim=-1)
+    repel = repel.fill_diagonal_(0) + torch.eye(9)
+    expected = ((repel * (x @ x.T / tau).exp()).sum() / repel.sum()).log()
+    found = dispersive(a, rule=rule, temperature=tau, distance="cosine").loss
+    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
+    g, h = (torch.autograd.grad(loss, z)[0] for loss in (found, expected))
+    assert torch.allclose(g, h, atol=1e-12)
+
+
+def test_a_distance_by_another_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="'squared' or 'cosine' distance, got 'taxi'"):
+        dispersive(rows(2), distance="taxi")  # type: ignore[arg-type]
+
+
+@pytest.mark.proves(row=77, fact="closed-form")
+def test_the_hinge_in_closed_form() -> None:
+    assert dispersive_hinge(rows(1).expand(5, 6), margin=2.0).loss.item() == pytest.approx(4, rel=1e-9)
+    assert dispersive_hinge(1e3 * rows(8), margin=2.0).loss.item() == pytest.approx(4 / 8, rel=1e-12)
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
+def test_the_hinge_equals_plain_loops_over_weighted_pairs(rule: Any) -> None:
+    a, _, _ = two_sets(9, 1, 3, torch.float64)
+    repel, z = rule(a, a).repel, a.z.tolist()
+    short = [[max(0.0, 1.5 - math.dist(p, q) ** 2 / 5) ** 2 for q in z] for p in z]
+    above = 9 * 1.5**2 + sum(float(repel[i, j]) * short[i][j] for i in range(9) for j in range(9) if i != j)
+    assert dispersive_hinge(a, rule=rule, margin=1.5).loss.item() == pytest.approx(
+        above / (9 + repel.sum().item()), rel=1e-9
+    )
+
+
 # koleo
 
 
@@ -307,7 +345,7 @@ def test_equal_ids_alone_cost_nothing(objective: Callable[..., Outcome]) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("objective", ONE_SET.values(), ids=list(ONE_SET))
+@pytest.mark.parametrize("objective", PUSHED.values(), ids=list(PUSHED))
 def test_duplicates_of_different_ids_are_finite(objective: Callable[..., Outcome], dtype: torch.dtype) -> None:
     z = rows(3).to(dtype).requires_grad_()
     loss = objective(z[[0, 1, 0, 2, 1, 1]]).loss
@@ -342,7 +380,7 @@ def test_alignment_does_not_change_with_order_rotation_and_length() -> None:
     assert alignment(3 * x, 3 * y, unit=False).loss.item() != pytest.approx(base, rel=1e-3)
 
 
-@pytest.mark.parametrize("objective", ONE_SET.values(), ids=list(ONE_SET))
+@pytest.mark.parametrize("objective", PUSHED.values(), ids=list(PUSHED))
 def test_gradient_equals_finite_differences(objective: Callable[..., Outcome]) -> None:
     assert torch.autograd.gradcheck(lambda z: objective(z).loss, rows(5, 3).requires_grad_())
 
@@ -396,7 +434,7 @@ def test_tiles_of_uniformity_of_two_sets_equal_dense(rule: Any, n: int, m: int, 
     assert_tiles_equal_dense(lambda a, c: uniformity(a, c, rule=rule, t=3.0), n=n, m=m, seed=seed)
 
 
-@pytest.mark.parametrize("objective", ONE_SET.values(), ids=list(ONE_SET))
+@pytest.mark.parametrize("objective", PUSHED.values(), ids=list(PUSHED))
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
 @settings(max_examples=12, deadline=None)
 @given(n=st.integers(1, 23), seed=st.integers(0, 10**6))

@@ -164,3 +164,20 @@ class _Summed(torch.autograd.Function):
 def summed(x: Tensor) -> Tensor:
     """A sum over the rows of this process -> the sum over the rows of all, differentiable."""
     return _Summed.apply(x) if count() > 1 else x
+
+
+class _ToRows(torch.autograd.Function):
+    """The value as it is; its gradient is the sum of what the rows of all processes have for it."""
+
+    @staticmethod
+    def forward(_ctx: Any, x: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(_ctx: Any, *grads: Tensor) -> Tensor:
+        return all_sum(grads[0])
+
+
+def to_rows(x: Tensor) -> Tensor:
+    """A value that is the same on every process, such as a mean of all rows, for each to use on its own rows."""
+    return _ToRows.apply(x) if count() > 1 else x

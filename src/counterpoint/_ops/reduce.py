@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from counterpoint._ops.processes import all_max, summed
+from counterpoint._ops.processes import all_max, all_sum, summed
 from counterpoint._ops.scores import FLOOR
 
 
@@ -39,3 +41,32 @@ def log_total(rows: Float[Tensor, " n"]) -> Float[Tensor, ""]:
     none = rows.new_full((1,), FLOOR)
     best = all_max(torch.cat([rows.detach(), none]).amax())
     return (summed((rows - best).exp().sum()).clamp(min=torch.finfo(rows.dtype).tiny).log() + best).clamp(min=FLOOR)
+
+
+class Moments(NamedTuple):
+    """What all rows have in common: how many there are, their mean, and their covariance or its diagonal."""
+
+    rows: Float[Tensor, ""]
+    mean: Float[Tensor, " d"]
+    covariance: Float[Tensor, " ..."]
+
+
+def moments(z: Float[Tensor, "n d"], *, diagonal: bool = False) -> Moments:
+    """Mean and covariance over all rows, the covariance divided by their number; zeros where there is no row.
+
+    What is done with them has to be alike on every process, as for `mean`; to use them on rows, see `to_rows`.
+
+    Args:
+        z: the rows of this process.
+        diagonal: the variances alone, [d]; else [d d].
+
+    >>> moments(torch.tensor([[1.0, 0.0], [3.0, 0.0]])).covariance.tolist()
+    [[1.0, 0.0], [0.0, 0.0]]
+    """
+    count = summed(torch.ones_like(z[:, :1]).sum())
+    below = count.clamp(min=1)
+    near = all_sum(z.detach().sum(0)) / below  # so near the mean that squares lose no digits; without gradient
+    moved = z - near
+    squares = moved.square().sum(0) if diagonal else moved.T @ moved
+    rest, squares = summed(moved.sum(0)) / below, summed(squares) / below
+    return Moments(count, near + rest, squares - (rest.square() if diagonal else rest[:, None] * rest[None, :]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, Literal
 
 import torch
 from jaxtyping import Float
@@ -34,12 +34,12 @@ from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
 EXACT: Final = "fp32"
 
 
-def _one_set(rows: Embeddings | Tensor) -> Embeddings:
+def one_set(rows: Embeddings | Tensor) -> Embeddings:
     """A plain tensor as rows of different samples."""
     return rows if isinstance(rows, Embeddings) else Embeddings.of(rows)
 
 
-def _above_0(name: str, value: float) -> float:
+def above_0(name: str, value: float) -> float:
     """The value, or why not."""
     if not value > 0:
         raise ValueError(f"wanted {name} above 0, got {value}")
@@ -107,7 +107,7 @@ def alignment(
     4.0
     """
     objective = custom(
-        _apart(_above_0("an alpha", alpha)),
+        _apart(above_0("an alpha", alpha)),
         _mean_apart,
         scores={"s": squared()},
         rows={"apart": "total", "attract": "total"},
@@ -187,17 +187,21 @@ def uniformity(
     -4.0
     """
     if candidates is None:
-        anchors = _one_set(anchors)
+        anchors = one_set(anchors)
     anchors, candidates = as_embeddings(anchors, candidates)
     if unit:
         anchors, candidates = anchors.to_unit(), candidates.to_unit()
-    loss = _log_mean_potential(anchors, candidates, rule, _above_0("a t", t), unit=unit, own=False)
+    loss = _log_mean_potential(anchors, candidates, rule, above_0("a t", t), unit=unit, own=False)
     return Outcome({"uniformity": loss}, {"uniformity": 1.0}, {})
 
 
 @paper(row=77)
 def dispersive(
-    anchors: Embeddings | Float[Tensor, "n ..."], *, rule: Rule = same_sample, temperature: float = 0.5
+    anchors: Embeddings | Float[Tensor, "n ..."],
+    *,
+    rule: Rule = same_sample,
+    temperature: float = 0.5,
+    distance: Literal["squared", "cosine"] = "squared",
 ) -> Outcome:
     """Pushes the inner activations of a batch apart, without positives: a term beside a loss of regression.
 
@@ -209,11 +213,12 @@ def dispersive(
         anchors: n rows, or a plain tensor [n, ...], as they are: no scaling to length 1.
         rule: who repels whom; attract weights are not read. By default all pairs but those of equal id. A row's own
             potential is added whatever the rule.
-        temperature: t > 0, in squared distance a coordinate.
+        temperature: t > 0, in squared distance a coordinate, or in cosine.
+        distance: "squared", of rows as they are; "cosine": minus the cosine in place of |x_i - x_j|^2 / d.
 
     Returns:
         One term, "dispersive", in nats, from -log n (rows of different samples far apart) to 0 (all rows equal, or a
-        single row).
+        single row). With the cosine 1 / t is added: all rows equal give 1 / t.
 
     Raises:
         ValueError: for a temperature that is not above 0.
@@ -222,12 +227,12 @@ def dispersive(
         As in the authors' code, the squared distance is divided by the width, and the mean is over all n^2 pairs,
         oneself among them; the paper's formula has no width: a temperature of t / d gives it. 0.5 is the temperature of
         the authors' JAX experiments, 1 that of their PyTorch code. They take each device's rows alone. Rows of equal
-        id do not repel; in the paper there are none. Of its variants this is InfoNCE with squared distance; those with
-        the cosine, a hinge or the covariance are not here.
+        id do not repel; in the paper there are none.
 
     Relations:
         It is `uniformity` of raw rows with sharpness 1 / (d t), but for each row's own potential:
-        exp(dispersive) = (1 + (n - 1) exp(uniformity)) / n for n different samples.
+        exp(dispersive) = (1 + (n - 1) exp(uniformity)) / n for n different samples. The paper's variant with a hinge is
+        `dispersive_hinge`; the one with the covariance is d times `decorrelation.covariance`.
 
     References:
         Wang, He 2025, arXiv:2506.09027; github.com/raywang4/DispLoss.
@@ -235,12 +240,78 @@ def dispersive(
     >>> round(dispersive(torch.tensor([[0.0], [3.0]]), temperature=1.0).loss.item(), 4)      # log((1 + exp(-9)) / 2)
     -0.693
     """
-    _above_0("a temperature", temperature)
-    anchors = _one_set(anchors)
+    above_0("a temperature", temperature)
+    if distance not in ("squared", "cosine"):
+        raise ValueError(f"wanted a 'squared' or 'cosine' distance, got '{distance}'")
+    anchors = one_set(anchors)
     anchors = replace(anchors, z=anchors.z.flatten(1))
-    t = 1 / (temperature * anchors.z.shape[1])
-    loss = _log_mean_potential(anchors, anchors, rule, t, unit=False, own=True)
+    if distance == "cosine":  # of unit rows the squared distance is 2 less twice the cosine
+        anchors, t, more = anchors.to_unit(), 1 / (2 * temperature), 1 / temperature
+    else:
+        t, more = 1 / (temperature * anchors.z.shape[1]), 0.0
+    loss = _log_mean_potential(anchors, anchors, rule, t, unit=False, own=True) + more
     return Outcome({"dispersive": loss}, {"dispersive": 1.0}, {})
+
+
+@paper(row=77)
+def dispersive_hinge(
+    anchors: Embeddings | Float[Tensor, "n ..."], *, rule: Rule = same_sample, margin: float = 1.0
+) -> Outcome:
+    """Pushes the inner activations of a batch apart until they are a margin away from each other.
+
+    For n rows of d numbers each (token sets are flattened) and repel weights r_ij, with each row's own distance of 0,
+
+        loss = (n margin^2 + sum_ij r_ij max(0, margin - |x_i - x_j|^2 / d)^2) / (n + sum_ij r_ij)
+
+    Args:
+        anchors: n rows, or a plain tensor [n, ...], as they are: no scaling to length 1.
+        rule: who repels whom; attract weights are not read.
+        margin: above 0, in squared distance a coordinate; raw rows of variance v are 2 v apart.
+
+    Returns:
+        One term, "dispersive_hinge", from margin^2 / n (rows of different samples far apart) to margin^2 (all equal).
+
+    Raises:
+        ValueError: for a margin that is not above 0.
+
+    Differs:
+        The squared distance is divided by the width, as in `dispersive`; the paper's formula has no width. Rows of equal
+        id do not repel. The paper names no margin.
+
+    Relations:
+        `dispersive` never stops pushing; this stops at the margin.
+
+    References:
+        Wang, He 2025, arXiv:2506.09027, table 1.
+
+    >>> dispersive_hinge(torch.tensor([[0.0], [0.5]])).loss.item()      # (2 + 2 (1 - 1/4)^2) / 4
+    0.78125
+    """
+    above_0("a margin", margin)
+    anchors = one_set(anchors)
+    anchors = replace(anchors, z=anchors.z.flatten(1))
+    width = anchors.z.shape[1]
+
+    def tile(
+        scores: Mapping[str, Tensor], pairs: Pairs, _a: Side, _c: Side, _params: Mapping[str, Tensor]
+    ) -> Mapping[str, Output]:
+        short = (margin - scores["s"] / width).clamp(min=0).square()
+        return {"short": times(pairs.repel, short), "repel": pairs.repel}
+
+    def row(found: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        weight = 1 + found["repel"]
+        return (margin**2 + found["short"]) / weight, weight
+
+    objective = custom(
+        tile,
+        row,
+        scores={"s": squared()},
+        rows={"short": "total", "repel": "total"},
+        unit=False,
+        name="dispersive_hinge",
+    )
+    with sweeping(precision=EXACT):
+        return objective(anchors, anchors, rule=rule)
 
 
 def _nearest(
@@ -284,7 +355,7 @@ def koleo(anchors: Embeddings | Float[Tensor, "n d"], *, rule: Rule = same_sampl
     >>> round(koleo(torch.eye(3)).loss.item(), 4)      # -log sqrt 2
     -0.3466
     """
-    _above_0("an eps", eps)
+    above_0("an eps", eps)
 
     def row(swept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         some = swept["others"] > 0
@@ -292,6 +363,6 @@ def koleo(anchors: Embeddings | Float[Tensor, "n d"], *, rule: Rule = same_sampl
         return (2 - 2 * nearest).clamp(min=eps).log() / -2, some.to(nearest)
 
     objective = custom(_nearest, row, rows={"nearest": "maximum", "others": "count"}, name="koleo")
-    anchors = _one_set(anchors)
+    anchors = one_set(anchors)
     with sweeping(precision=EXACT):
         return objective(anchors, anchors, rule=rule)
