@@ -31,7 +31,8 @@ from small import (
 from torch import Tensor, nn
 
 from counterpoint._ops.unit import to_unit
-from counterpoint.objectives.distillation import distillation, ranked
+from counterpoint.objectives.distillation import distillation
+from counterpoint.objectives.judged import ranked
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.filters import suspected, within, without
 from counterpoint.pairs.listed import listed
