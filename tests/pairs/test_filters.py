@@ -177,6 +177,20 @@ def test_filters_add_up_and_never_touch_positives() -> None:
     assert without(same_sample)(a, c).repel.tolist() == same_sample(a, c).repel.tolist()
 
 
+def test_what_lies_on_the_bar_and_what_has_no_cluster() -> None:
+    """A suspect reaches the bar; a pair as similar as the own positive is no more similar. Both exact along the axes."""
+    facts = {"teacher": torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), "cluster": torch.tensor([-1, -1, -1])}
+    a, c = (Embeddings.of(torch.zeros(3, 1), view=v, facts=facts) for v in (0, 1))
+    assert without(same_sample, suspected(least=1.0))(a, c).repel.tolist() == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    told = own_positive(a, c, rule=same_sample)
+    assert without(same_sample, above_positive())(told, c).repel.tolist() == same_sample(a, c).repel.tolist()
+    assert without(same_sample, equal("cluster"))(a, c).repel.tolist() == same_sample(a, c).repel.tolist()
+    listing = listed(Relation.of([0, 0, 1], [1, 2, 2], [0.0, 0.0, 0.0]), others=0.0)
+    for found in (suspected(least=1.0), above_positive(), equal("cluster")):
+        listed_form = without(listing, found)(told, c).repel
+        assert torch.equal(listed_form, torch.where(found(told, c), 0.0, listing(told, c).repel))
+
+
 def test_a_list_stays_a_list() -> None:
     relation = Relation.of([0, 0, 1], [11, 12, 12], [1.0, 0.0, 0.0])
     facts = {"teacher": torch.tensor([[1.0, 0.0], [0.0, 1.0]])}
