@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from counterpoint.objectives.custom import squared
 from counterpoint.objectives.judged import ranked, scored
 from counterpoint.objectives.positives import infonce_separate
+from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.types import Embeddings, Relation, same_sample
@@ -235,6 +236,12 @@ def test_a_student_in_the_order_of_the_teacher_costs_nothing_when_it_is_cold() -
     reverse = listed(replace(relation, value=-cosine.float()), others=0.0)
     assert ranked(a, c, rule=same, temperature=1e-3).loss.item() < 1e-3
     assert ranked(a, c, rule=reverse, temperature=1e-3).loss.item() > 10
+
+
+def test_one_listed_pair_each_is_infonce() -> None:
+    z, a, c, relation, _ = order(5, 1)
+    found = ranked(a, c, rule=listed(relation), temperature=0.3).loss
+    assert_same(found, infonce(a, c, rule=listed(relation), temperature=0.3).loss, z)
 
 
 def test_equal_values_do_not_compete() -> None:

@@ -75,7 +75,7 @@ def test_in_batch_negatives_with_a_guide_equal_sentence_transformers(
 
 @pytest.mark.proves(row=102, fact="closed-form")
 def test_suspects_by_another_model_weigh_nothing() -> None:
-    """Equation 5 of arXiv:2205.00656: alpha_ij = 0 where sim_C(h_i, h_j) >= phi, else 1."""
+    """The instance weights of arXiv:2205.00656: alpha_ij = 0 where sim_C(h_i, h_j) >= phi, else 1."""
     z, teacher = [drawn(8, seed=k).requires_grad_() for k in (0, 1)], normalize(drawn(8, 3, seed=2), dim=1)
     teacher[5] = teacher[2]  # a planted duplicate
     cosine = normalize(z[0], dim=1) @ normalize(z[1], dim=1).T / 0.05
