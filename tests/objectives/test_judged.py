@@ -18,6 +18,7 @@ from torch.nn.functional import normalize
 from counterpoint.objectives.custom import squared
 from counterpoint.objectives.judged import ranked, scored
 from counterpoint.objectives.positives import infonce_separate
+from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.types import Embeddings, Relation, same_sample
@@ -237,6 +238,12 @@ def test_a_student_in_the_order_of_the_teacher_costs_nothing_when_it_is_cold() -
     assert ranked(a, c, rule=reverse, temperature=1e-3).loss.item() > 10
 
 
+def test_one_listed_pair_each_is_infonce() -> None:
+    z, a, c, relation, _ = order(5, 1)
+    found = ranked(a, c, rule=listed(relation), temperature=0.3).loss
+    assert_same(found, infonce(a, c, rule=listed(relation), temperature=0.3).loss, z)
+
+
 def test_equal_values_do_not_compete() -> None:
     z, a, c, relation, _ = order(4, 3)
     level = listed(replace(relation, value=torch.zeros(12)))
@@ -275,3 +282,46 @@ def test_tiles_equal_dense(n: int, m: int, seed: int, others: float) -> None:
     rule = listed(relation, others=others)
     assert_tiles_equal_dense(lambda a, c: ranked(a, c, rule=rule, temperature=t), n=n, m=m, seed=seed, learnable=(t,))
     assert_tiles_equal_dense(lambda a, c: scored(a, c, rule=rule, scale=t), n=n, m=m, seed=seed, learnable=(t,))
+
+
+def test_lists_of_different_length_and_weight_equal_loops() -> None:
+    """Anchors with 1 and 3 negatives, and one without; a pair of equal ids, which the rule ignores, changes nothing."""
+    a = Embeddings.of(drawn(3, seed=1), id=torch.tensor([1, 2, 3]))
+    c = Embeddings.of(drawn(6, seed=2), id=torch.tensor([11, 12, 13, 14, 15, 1]))
+    edges = {(0, 0): (1.0, 0.5), (0, 1): (0.0, 2.0), (1, 0): (2.0, 1.0), (1, 2): (0.0, 0.0), (1, 3): (0.0, 3.0)}
+    edges |= {(1, 4): (0.0, -1.0), (2, 2): (1.0, 4.0)}
+    ids = [(int(a.id[i]), int(c.id[j])) for i, j in edges]
+    grades, values = zip(*edges.values(), strict=True)
+    rule = listed(Relation.of(*zip(*ids, strict=True), grades, value=values), negative_weight=0.5)
+    s, above, below, divergence = a.z @ c.z.T, 0.0, 0.0, 0.0
+    for i in range(3):
+        mine = [(j, *edges[i, j]) for j in range(6) if (i, j) in edges]
+        for (p, w, v), (k, r, u) in itertools.product(mine, mine):
+            if w > 0 and r == 0:
+                above += w * 0.5 * float(s[i, p] - s[i, k] - v + u) ** 2
+                below += w * 0.5
+        where = [j for j, _, _ in mine]
+        p, q = torch.tensor([v for _, _, v in mine]).double().log_softmax(0), s[i, where].log_softmax(0)
+        divergence += float((p.exp() * (p - q)).sum()) / 3
+    assert scored(a, c, rule=rule, compare="margins").loss.item() == pytest.approx(above / below, rel=1e-6)
+    assert scored(a, c, rule=rule, compare="distributions").loss.item() == pytest.approx(divergence, rel=1e-6)
+
+
+@pytest.mark.proves(row=176, fact="closed-form")
+def test_weights_of_the_order_and_judged_negatives_equal_loops() -> None:
+    """Grade 0 is a negative of its weight whatever its value; grades weigh the pairs of a list."""
+    z, a, c, relation, values = order(3, 4)
+    grades = torch.tensor([2.0, 1.0, 0.0, 0.5] * 3)
+    logits = normalize(z[0], dim=1) @ normalize(z[1], dim=1).T / 0.3
+    weight = torch.ones(3, 12, dtype=torch.float64)
+    expected = torch.zeros((), dtype=torch.float64)
+    for i in range(3):
+        mine = [4 * i, 4 * i + 1, 4 * i + 3]
+        weight[i, mine], weight[i, 4 * i + 2] = 0.0, 0.7
+        for j in mine:
+            rivals = weight[i].clone()
+            rivals[[k for k in mine if values[i, k - 4 * i] < values[i, j - 4 * i]]] = 1.0
+            rivals[j] = 1.0
+            expected = expected + grades[j] * ((rivals * logits[i].exp()).sum().log() - logits[i, j]) / 3.5 / 3
+    rule = listed(replace(relation, grade=grades), negative_weight=0.7)
+    assert_same(ranked(a, c, rule=rule, temperature=0.3).loss, expected, z)

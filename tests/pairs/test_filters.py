@@ -75,7 +75,7 @@ def test_in_batch_negatives_with_a_guide_equal_sentence_transformers(
 
 @pytest.mark.proves(row=102, fact="closed-form")
 def test_suspects_by_another_model_weigh_nothing() -> None:
-    """Equation 5 of arXiv:2205.00656: alpha_ij = 0 where sim_C(h_i, h_j) >= phi, else 1."""
+    """The instance weights of arXiv:2205.00656: alpha_ij = 0 where sim_C(h_i, h_j) >= phi, else 1."""
     z, teacher = [drawn(8, seed=k).requires_grad_() for k in (0, 1)], normalize(drawn(8, 3, seed=2), dim=1)
     teacher[5] = teacher[2]  # a planted duplicate
     cosine = normalize(z[0], dim=1) @ normalize(z[1], dim=1).T / 0.05
@@ -175,6 +175,20 @@ def test_filters_add_up_and_never_touch_positives() -> None:
     assert both(a, c).attract.tolist() == torch.eye(3).tolist()
     assert without(same_sample, unequal("cluster"))(a, c).repel.tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
     assert without(same_sample)(a, c).repel.tolist() == same_sample(a, c).repel.tolist()
+
+
+def test_what_lies_on_the_bar_and_what_has_no_cluster() -> None:
+    """A suspect reaches the bar; a pair as similar as the own positive is no more similar. Both exact along the axes."""
+    facts = {"teacher": torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), "cluster": torch.tensor([-1, -1, -1])}
+    a, c = (Embeddings.of(torch.zeros(3, 1), view=v, facts=facts) for v in (0, 1))
+    assert without(same_sample, suspected(least=1.0))(a, c).repel.tolist() == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    told = own_positive(a, c, rule=same_sample)
+    assert without(same_sample, above_positive())(told, c).repel.tolist() == same_sample(a, c).repel.tolist()
+    assert without(same_sample, equal("cluster"))(a, c).repel.tolist() == same_sample(a, c).repel.tolist()
+    listing = listed(Relation.of([0, 0, 1], [1, 2, 2], [0.0, 0.0, 0.0]), others=0.0)
+    for found in (suspected(least=1.0), above_positive(), equal("cluster")):
+        listed_form = without(listing, found)(told, c).repel
+        assert torch.equal(listed_form, torch.where(found(told, c), 0.0, listing(told, c).repel))
 
 
 def test_a_list_stays_a_list() -> None:

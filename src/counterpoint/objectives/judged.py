@@ -218,14 +218,14 @@ def ranked(
         ValueError: for a temperature that is not above 0.
 
     Differs:
-        The paper adds over the list of an anchor, here it is the mean. Which candidates are listed (there: the
-        hardest of the student, as far as the teacher finds them above the rest) is up to the rule. Equal values
-        do not compete.
+        The formula was read in a public note on the paper. There it adds over the list of an anchor, here it is the
+        mean. Which candidates are listed (there: the hardest of the student, as far as the teacher finds them valid) is
+        up to the rule. Equal values do not compete. A pair of grade 0 is a negative, whatever its value.
 
     Relations:
         Only the order of the values counts. Without easy negatives it is the likelihood of the order by Plackett and
-        Luce (ListMLE), over the length of the list. With one pair an anchor it is `infonce` with
-        `positives_compete=False` and the pair itself in the denominator; with equal values, `infonce_separate`.
+        Luce (ListMLE), over the length of the list. With one pair an anchor it is `infonce`; with equal
+        values, `infonce_separate`.
 
     References:
         Chen et al. 2024, arXiv:2407.07479.

@@ -156,7 +156,7 @@ def suspected(fact: str = "teacher", *, least: float) -> Alike:
         `above_positive` asks relative to the positive instead.
 
     References:
-        Zhou et al. 2022, arXiv:2205.00656, equation 5 (phi).
+        Zhou et al. 2022, arXiv:2205.00656 (phi).
 
     >>> e = Embeddings.of(torch.zeros(2, 1), facts={"teacher": torch.eye(2)})
     >>> suspected(least=0.5)(e, e).tolist()

@@ -91,8 +91,8 @@ def overlapping(fact: str = "labels", *, measure: Literal["cosine", "jaccard"] =
         ValueError: for another measure.
 
     Differs:
-        In the paper the overlap is the target of each pair alone: that is `siglip` with `complemented(overlapping())`;
-        `infonce` takes it as a target distribution instead.
+        The paper fits the similarity of each pair to the overlap; read here, from its abstract, as `siglip` with
+        `complemented(overlapping())`. `infonce` takes the overlaps as a target distribution instead.
 
     Relations:
         With one label each this is `labelled`; with labels that nobody shares, `same_sample`.
