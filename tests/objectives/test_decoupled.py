@@ -19,7 +19,7 @@ from counterpoint.objectives.positives import infonce_separate
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.labels import labelled
 from counterpoint.types import Embeddings, Outcome
-from tests.objectives.contract import RULES, assert_tiles_equal_dense, two_sets
+from tests.objectives.contract import RULES, assert_tiles_equal_dense, graded, two_sets
 
 ALL: dict[str, Callable[..., Outcome]] = {
     "dcl": partial(decoupled, sigma=math.inf),
@@ -277,6 +277,27 @@ def test_rows_without_a_turn_change_nothing(name: str) -> None:
     nothing = ALL[name](z[:1], unit(1, seed=1)).loss
     assert nothing.item() == 0
     assert torch.autograd.grad(nothing, z)[0].abs().max() == 0
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_positives_alone_have_nothing_to_win_against(name: str) -> None:
+    e = Embeddings.of(unit(4), facts={"label": torch.zeros(4, dtype=torch.int64)})
+    assert ALL[name](e, e, rule=labelled()).loss.item() == 0
+
+
+def test_the_alignment_is_a_mean_over_anchors_of_means_over_positives() -> None:
+    a, c, _ = two_sets(9, 11, 2, torch.float64)
+    w = graded(a, c).attract
+    cosines = (a.to_unit().z @ c.to_unit().z.T).detach()
+    there = w.sum(1) > 0
+    near = float(((w * cosines).sum(1)[there] / w.sum(1)[there]).mean())
+    found = macl(a, c, rule=graded, temperature=0.2, alpha=0.7).notes["temperature"].item()
+    assert found == pytest.approx(0.2 * (1 + 0.7 * near), rel=1e-12)
+
+
+def test_a_sure_pick_costs_1_to_every_digit() -> None:
+    e = torch.eye(3, dtype=torch.float64)
+    assert macl(e, e, temperature=0.01, alpha=0.0).loss.item() == 1
 
 
 @pytest.mark.parametrize("cold", [1.0, 0.05, 0.01])

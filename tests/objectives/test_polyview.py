@@ -18,7 +18,7 @@ from counterpoint.objectives.polyview import poly_view, poly_view_rest, rest_of_
 from counterpoint.objectives.positives import infonce_separate
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.labels import labelled
-from counterpoint.types import Embeddings, Outcome, same_sample
+from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
 from tests.objectives.contract import RULES, assert_tiles_equal_dense, graded, two_sets
 
 FORMS: dict[str, Callable[..., Outcome]] = {
@@ -187,6 +187,26 @@ def test_gradients_equal_finite_differences(form: str) -> None:
 
     t = torch.linspace(0.4, 0.9, 9, dtype=torch.float64)
     assert torch.autograd.gradcheck(loss, (e.z.requires_grad_(), t.requires_grad_()))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_positives_alone_have_nothing_to_win_against(form: str) -> None:
+    assert FORMS[form](views(3, n=1), temperature=0.4).loss.item() == 0
+
+
+def test_an_anchor_that_nothing_repels_does_not_count() -> None:
+    """Not even with several positives: the mean is over the others, whose denominators lack it too."""
+    e = views(3)
+
+    def without(a: Embeddings, c: Embeddings) -> Pairs:
+        found = same_sample(a, c)
+        first = ((a.id == 0) & (a.view == 0))[:, None]
+        return Pairs(found.attract, torch.where(first, 0.0, found.repel))
+
+    rest = e.rows(slice(1, None))
+    for mean in ("geometric", "arithmetic"):
+        found = poly_view(e, rule=without, temperature=0.4, mean=mean).loss.item()  # type: ignore[arg-type]
+        assert found == pytest.approx(poly_view(rest, e, rule=same_sample, temperature=0.4, mean=mean).loss.item())  # type: ignore[arg-type]
 
 
 def test_rest_wants_a_rule_that_lists_its_pairs() -> None:

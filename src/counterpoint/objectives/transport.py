@@ -168,7 +168,7 @@ def ipot(
     with torch.no_grad():
         both = (x & y).to(cost)
         n, m = (side.to(cost).sum(dim, keepdim=True).clamp(min=1) for side, dim in ((x, -2), (y, -1)))
-        kernel = (-cost / beta).exp() * both
+        kernel = (-cost / beta).exp()
         tiny = torch.finfo(cost.dtype).tiny
         plan, sigma = both, x / n
         for _ in range(iterations):
