@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final, Literal
+from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -201,7 +201,7 @@ def dispersive(
     *,
     rule: Rule = same_sample,
     temperature: float = 0.5,
-    distance: Literal["squared", "cosine"] = "squared",
+    cosine: bool = False,
 ) -> Outcome:
     """Pushes the inner activations of a batch apart, without positives: a term beside a loss of regression.
 
@@ -214,7 +214,7 @@ def dispersive(
         rule: who repels whom; attract weights are not read. By default all pairs but those of equal id. A row's own
             potential is added whatever the rule.
         temperature: t > 0, in squared distance a coordinate, or in cosine.
-        distance: "squared", of rows as they are; "cosine": minus the cosine in place of |x_i - x_j|^2 / d.
+        cosine: take minus the cosine in place of |x_i - x_j|^2 / d.
 
     Returns:
         One term, "dispersive", in nats, from -log n (rows of different samples far apart) to 0 (all rows equal, or a
@@ -241,11 +241,9 @@ def dispersive(
     -0.693
     """
     above_0("a temperature", temperature)
-    if distance not in ("squared", "cosine"):
-        raise ValueError(f"wanted a 'squared' or 'cosine' distance, got '{distance}'")
     anchors = one_set(anchors)
     anchors = replace(anchors, z=anchors.z.flatten(1))
-    if distance == "cosine":  # of unit rows the squared distance is 2 less twice the cosine
+    if cosine:  # of unit rows the squared distance is 2 less twice the cosine
         anchors, t, more = anchors.to_unit(), 1 / (2 * temperature), 1 / temperature
     else:
         t, more = 1 / (temperature * anchors.z.shape[1]), 0.0
