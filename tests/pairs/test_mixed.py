@@ -107,8 +107,10 @@ def test_mixed_negatives_do_not_depend_on_the_order() -> None:
     assert not torch.isclose(own.z, other.z).all(1).any()
 
 
-def test_a_stale_row_of_ones_own_is_never_mixed() -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_a_stale_row_of_ones_own_is_never_mixed(last: bool) -> None:
     q, _, queue = batch()
+    queue = queue.rows(torch.arange(11, -1, -1)) if last else queue
     own = mixed_negatives(q, queue, nearest=12, pairs=60, with_query=20, generator=draws())
     sources = own.facts["sources"].view(5, 80, 2)
     assert not (sources[0, :60] == 9).any()
