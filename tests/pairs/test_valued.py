@@ -94,9 +94,10 @@ def test_a_mixture_from_both_sides_has_the_anchors_label() -> None:
     assert own.facts["sources"].tolist() == [[0, 2]] * 2
 
 
-@pytest.mark.parametrize("window", [1.0, 2.0])
-def test_partners_lie_inside_the_window(window: float) -> None:
-    rows = Embeddings.of(torch.eye(3), facts={"value": torch.tensor([0.0, 1.0, 2.5])})
+@pytest.mark.parametrize("middle", [1.0, 1.5])
+@pytest.mark.parametrize("window", [1.0, 1.5, 2.0])
+def test_partners_lie_inside_the_window_and_not_on_its_edge(window: float, middle: float) -> None:
+    rows = Embeddings.of(torch.eye(3), facts={"value": torch.tensor([0.0, middle, 2.5])})
     assert len(mixed_by_value(rows, negatives=0, positives=2, window=window, generator=draws())) == 2 * (window > 1.5)
 
 
