@@ -142,6 +142,9 @@ def test_how_far_and_towards_which() -> None:
     assert 0.9 < share.max() <= 1
     whole = hallucinated_positives(keys, ends, count=9, among=1, generator=draws(), back=1.0)
     assert torch.allclose(whole.facts["t"] * share / second.facts["t"], 1 - (1 - share) / 0.8)
+    every = hallucinated_positives(keys, ends, count=40, generator=draws(), back=1.0)
+    towards = -1 - every.facts["target"]
+    assert (ranks[(-1 - every.id) - 20] == towards[:, None]).int().argmax(1).unique().tolist() == [1, 2, 3, 4]
 
 
 def test_points_do_not_depend_on_the_order() -> None:
