@@ -16,7 +16,7 @@ from counterpoint.pairs.adversarial import adversarial_negatives, adversarial_po
 from counterpoint.pairs.hallucinated import hallucinated_positives
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.mixed import extrapolated, interpolated, mixed, mixed_negatives
-from counterpoint.pairs.synthetic import of_sources, owned, shared_sources
+from counterpoint.pairs.synthetic import of_sources, private_to, shared_sources
 from counterpoint.pairs.valued import disagreeing, mixed_by_value
 from counterpoint.types import Embeddings, Outcome
 from tests.contracts.case import Case, Cases
@@ -42,7 +42,7 @@ def told(rows: Embeddings) -> Embeddings:
 
 def mochi(a: Embeddings, c: Embeddings, temperature: float | Tensor = 0.3) -> Outcome:
     own = mixed_negatives(a, c, nearest=3, pairs=2, with_query=2, generator=drawn())
-    return infonce_private(a, c, own, own=owned(), temperature=temperature)
+    return infonce_private(a, c, own, own=private_to(), temperature=temperature)
 
 
 def far(a: Embeddings, c: Embeddings) -> Outcome:
@@ -68,7 +68,7 @@ def of_inputs(a: Embeddings, c: Embeddings) -> Outcome:
 def supremix(a: Embeddings, _c: Embeddings) -> Outcome:
     a = told(a)
     own = mixed_by_value(a, negatives=2, positives=2, window=2.0, generator=drawn())
-    return infonce_private(a, a, own, own=owned(), rule=labelled("value"), temperature=0.3)
+    return infonce_private(a, a, own, own=private_to(), rule=labelled("value"), temperature=0.3)
 
 
 def regularized(a: Embeddings, c: Embeddings) -> Outcome:
@@ -92,12 +92,12 @@ def adversarial(a: Embeddings, c: Embeddings) -> Outcome:
         return (e.z - c.z.detach()).square().sum()
 
     own = [adversarial_negatives(c, contrast, size=0.2), adversarial_positives(c, contrast, away, size=0.2)]
-    return infonce_private(a, c, Embeddings.cat(own), own=owned("sample"), temperature=0.3)
+    return infonce_private(a, c, Embeddings.cat(own), own=private_to("sample"), temperature=0.3)
 
 
 def hallucinated(a: Embeddings, _c: Embeddings) -> Outcome:
     ends = noise(5, a, drawn())
-    return alignment(a, hallucinated_positives(a, ends, count=2, generator=drawn()), rule=owned("sample"))
+    return alignment(a, hallucinated_positives(a, ends, count=2, generator=drawn()), rule=private_to("sample"))
 
 
 CASES: Cases = {

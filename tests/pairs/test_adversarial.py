@@ -19,7 +19,7 @@ from counterpoint.pairs.adversarial import (
     noise,
     noise_negatives,
 )
-from counterpoint.pairs.synthetic import owned
+from counterpoint.pairs.synthetic import private_to
 from counterpoint.types import Embeddings, Pairs
 from tests.pairs.test_synthetic import unit
 
@@ -174,14 +174,14 @@ def test_claps_is_the_authors_rows_and_loss() -> None:
     positive = adversarial_positives(tokens, contrast, lambda e: d.divergence(e.z), size=large)
     own = [replace(rows, z=d.pooled(rows.z)) for rows in (negative, positive)]
     clean = replace(tokens, z=d.pooled(tokens.z)).rows(order)
-    first = infonce_private(sources, clean, own[0].rows(order), own=owned("sample"), temperature=t).loss
+    first = infonce_private(sources, clean, own[0].rows(order), own=private_to("sample"), temperature=t).loss
 
     def others(a: Embeddings, c: Embeddings) -> Pairs:
         away = (a.id[:, None] != c.id[None, :]).to(a.z)
         return Pairs(torch.zeros_like(away), away)
 
     second = infonce_private(
-        sources, clean, Embeddings.cat(own), own=owned("sample"), rule=others, temperature=t
+        sources, clean, Embeddings.cat(own), own=private_to("sample"), rule=others, temperature=t
     ).loss  # fmt: skip
 
     labels = torch.arange(4)
@@ -236,7 +236,7 @@ def test_moves_of_no_length_are_the_targets() -> None:
     for still in (adversarial_negatives(p, loss, size=0.0), adversarial_positives(p, loss, loss, size=0.0)):
         assert torch.equal(still.z, p.z)
         assert not still.z.requires_grad
-    doubled = infonce_private(a, p, adversarial_negatives(p, loss, size=0.0), own=owned("sample"), temperature=0.1)
+    doubled = infonce_private(a, p, adversarial_negatives(p, loss, size=0.0), own=private_to("sample"), temperature=0.1)
     scores = nn.functional.normalize(a.z, dim=1) @ nn.functional.normalize(p.z, dim=1).T / 0.1
     copies = torch.cat([scores, scores.diagonal()[:, None]], 1)
     assert torch.allclose(doubled.loss, cross_entropy(copies, torch.arange(4)))

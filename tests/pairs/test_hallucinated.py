@@ -13,7 +13,7 @@ from counterpoint.objectives.softmax import infonce
 from counterpoint.objectives.spread import alignment
 from counterpoint.pairs.hallucinated import border, geodesic, hallucinated_positives
 from counterpoint.pairs.remembered import against_queue
-from counterpoint.pairs.synthetic import owned
+from counterpoint.pairs.synthetic import private_to
 from counterpoint.types import Embeddings, Outcome
 from tests.pairs.test_synthetic import unit
 
@@ -63,7 +63,7 @@ def test_halp_is_the_authors_points_and_loss() -> None:
     queries, queue = Embeddings.of(q, id=keys.id), Embeddings.of(unit(9, seed=4), id=torch.arange(100, 109))
     candidates = Embeddings.cat([keys, replace(queue, age=queue.age + 1)])
     moco = infonce(queries, candidates, rule=against_queue, temperature=t)
-    loss = Outcome.of(moco=(1.0, moco), halp=(mu / (2 * t), alignment(queries, found, rule=owned("sample")))).loss
+    loss = Outcome.of(moco=(1.0, moco), halp=(mu / (2 * t), alignment(queries, found, rule=private_to("sample")))).loss
 
     z = torch.nn.functional.normalize(q, dim=1)
     logits = torch.cat([(z * keys.z).sum(1, keepdim=True), z @ queue.z.T], 1) / t
@@ -121,7 +121,7 @@ def test_points_belong_to_their_sample_have_unit_norm_and_no_gradient() -> None:
     found = hallucinated_positives(keys, ends, count=20, generator=draws())
     assert not found.z.requires_grad
     assert torch.allclose(found.z.norm(dim=1), torch.ones(len(found), dtype=torch.float64))
-    pairs = owned("sample")(replace(keys, view=keys.view * 0), found)
+    pairs = private_to("sample")(replace(keys, view=keys.view * 0), found)
     assert pairs.repel.sum() == 0
     assert pairs.attract.sum(0).tolist() == [1] * len(found)
     assert (found.id.unique() == -1 - keys.id.flip(0)).all()
@@ -142,6 +142,9 @@ def test_how_far_and_towards_which() -> None:
     assert 0.9 < share.max() <= 1
     whole = hallucinated_positives(keys, ends, count=9, among=1, generator=draws(), back=1.0)
     assert torch.allclose(whole.facts["t"] * share / second.facts["t"], 1 - (1 - share) / 0.8)
+    every = hallucinated_positives(keys, ends, count=40, generator=draws(), back=1.0)
+    towards = -1 - every.facts["target"]
+    assert (ranks[(-1 - every.id) - 20] == towards[:, None]).int().argmax(1).unique().tolist() == [1, 2, 3, 4]
 
 
 def test_points_do_not_depend_on_the_order() -> None:
@@ -159,7 +162,7 @@ def test_no_points_add_nothing_and_refusals() -> None:
     keys, ends = keys_and_prototypes()
     none = hallucinated_positives(keys, ends, count=0, generator=draws())
     assert len(none) == 0
-    assert alignment(keys, none, rule=owned("sample")).loss == 0
+    assert alignment(keys, none, rule=private_to("sample")).loss == 0
     for wrong in ({"count": -1}, {"back": 1.5}):
         with pytest.raises(ValueError, match="wanted 2 prototypes or more"):
             hallucinated_positives(keys, ends, **{"count": 1, "generator": draws(), **wrong})

@@ -12,7 +12,7 @@ from counterpoint.objectives.private import infonce_private
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.mixed import beta_shares, blend, extrapolated, interpolated, mixed_negatives
 from counterpoint.pairs.remembered import against_queue
-from counterpoint.pairs.synthetic import owned
+from counterpoint.pairs.synthetic import private_to
 from counterpoint.types import Embeddings
 from tests.pairs.test_synthetic import unit
 
@@ -35,7 +35,7 @@ def test_mochi_is_the_logits_of_the_code() -> None:
     q, k, queue = batch()
     near, t = 4, 0.2
     own = mixed_negatives(q, queue, nearest=near, pairs=3, with_query=2, generator=draws())
-    loss = infonce_private(q, Embeddings.cat([k, queue]), own, own=owned(), rule=against_queue, temperature=t).loss
+    loss = infonce_private(q, Embeddings.cat([k, queue]), own, own=private_to(), rule=against_queue, temperature=t).loss
 
     z = nn.functional.normalize(q.z, dim=1)
     scores = z @ queue.z.T
@@ -91,7 +91,7 @@ def test_no_mixed_negatives_is_moco() -> None:
     everything = Embeddings.cat([k, queue])
     own = mixed_negatives(q, queue, nearest=6, pairs=0, with_query=0, generator=draws())
     assert len(own) == 0
-    found = infonce_private(q, everything, own, own=owned(), rule=against_queue, temperature=0.1)
+    found = infonce_private(q, everything, own, own=private_to(), rule=against_queue, temperature=0.1)
     assert torch.equal(found.loss, infonce(q, everything, rule=against_queue, temperature=0.1).loss)
 
 
@@ -107,8 +107,10 @@ def test_mixed_negatives_do_not_depend_on_the_order() -> None:
     assert not torch.isclose(own.z, other.z).all(1).any()
 
 
-def test_a_stale_row_of_ones_own_is_never_mixed() -> None:
+@pytest.mark.parametrize("last", [False, True])
+def test_a_stale_row_of_ones_own_is_never_mixed(last: bool) -> None:
     q, _, queue = batch()
+    queue = queue.rows(torch.arange(11, -1, -1)) if last else queue
     own = mixed_negatives(q, queue, nearest=12, pairs=60, with_query=20, generator=draws())
     sources = own.facts["sources"].view(5, 80, 2)
     assert not (sources[0, :60] == 9).any()

@@ -14,7 +14,7 @@ from counterpoint._ops.layout import Rule
 from counterpoint.objectives.positives import infonce_separate
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.mixed import mixed
-from counterpoint.pairs.synthetic import by_identity, made, of_sources, owned, shared_sources
+from counterpoint.pairs.synthetic import by_identity, made, of_sources, private_to, shared_sources
 from counterpoint.types import Embeddings, same_sample
 
 
@@ -46,26 +46,26 @@ def test_a_made_row_belongs_to_its_row_alone() -> None:
     a = two_views([7, 0])
     own = made(a.rows(torch.tensor([3, 0])), torch.ones(2, 4), attracts=0.0)
     assert own.id.tolist() == [-1, -8]
-    assert owned()(a, own).repel.tolist() == [[0, 1], [0, 0], [0, 0], [1, 0]]
-    assert owned()(a, own).attract.sum() == 0
-    assert owned()(own, a).repel.T.tolist() == owned()(a, own).repel.tolist()
+    assert private_to()(a, own).repel.tolist() == [[0, 1], [0, 0], [0, 0], [1, 0]]
+    assert private_to()(a, own).attract.sum() == 0
+    assert private_to()(own, a).repel.T.tolist() == private_to()(a, own).repel.tolist()
     apart = replace(own, part=own.part + 1)
-    assert owned()(a, apart).repel.sum() == 0
+    assert private_to()(a, apart).repel.sum() == 0
 
 
 def test_a_made_row_belongs_to_all_views_of_its_sample() -> None:
     a = two_views([7, 0])
     own = made(a.rows(torch.tensor([3, 0])), torch.ones(2, 4), attracts=1.0)
-    assert owned("sample")(a, own).attract.tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
-    assert owned("sample")(a, own).repel.sum() == 0
-    assert owned("sample")(own, a).attract.T.tolist() == owned("sample")(a, own).attract.tolist()
-    assert owned("sample")(own, a).repel.sum() == 0
+    assert private_to("sample")(a, own).attract.tolist() == [[0, 1], [1, 0], [0, 1], [1, 0]]
+    assert private_to("sample")(a, own).repel.sum() == 0
+    assert private_to("sample")(own, a).attract.T.tolist() == private_to("sample")(a, own).attract.tolist()
+    assert private_to("sample")(own, a).repel.sum() == 0
 
 
 def test_made_rows_attract_as_much_as_they_say_and_repel_the_rest() -> None:
     a = two_views([7, 0])
     own = Embeddings.cat([made(a, torch.ones(4, 4), attracts=0.25), made(a, torch.ones(4, 4), attracts=1.0)])
-    pairs = owned()(a, own)
+    pairs = private_to()(a, own)
     assert pairs.attract.sum(1).tolist() == [1.25] * 4
     assert pairs.repel.sum(1).tolist() == [0.75] * 4
 
@@ -74,7 +74,7 @@ def test_ownership_outlives_a_join_that_drops_facts() -> None:
     a = two_views([7, 0])
     joined = Embeddings.cat([a, made(a, torch.ones(4, 4), attracts=0.0)])
     assert joined.facts == {}
-    assert torch.equal(owned()(a, joined).repel, torch.cat([torch.zeros(4, 4), torch.eye(4)], 1))
+    assert torch.equal(private_to()(a, joined).repel, torch.cat([torch.zeros(4, 4), torch.eye(4)], 1))
 
 
 def drawn_rows(data: st.DataObject, mixtures: bool) -> Embeddings:
@@ -96,8 +96,8 @@ def test_both_forms_of_ownership_agree(data: st.DataObject) -> None:
     a, owners = drawn_rows(data, False), drawn_rows(data, False)
     c = made(owners, torch.ones(len(owners), 2), attracts=0.25)
     for by in ("row", "sample"):
-        assert_both_forms_agree(owned(by), a, c)  # type: ignore[arg-type]
-        assert_both_forms_agree(owned(by), c, a)  # type: ignore[arg-type]
+        assert_both_forms_agree(private_to(by), a, c)  # type: ignore[arg-type]
+        assert_both_forms_agree(private_to(by), c, a)  # type: ignore[arg-type]
 
 
 @settings(max_examples=60, deadline=None)

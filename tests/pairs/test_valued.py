@@ -15,7 +15,7 @@ from counterpoint.objectives.positives import infonce_separate
 from counterpoint.objectives.private import infonce_private
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.labels import labelled
-from counterpoint.pairs.synthetic import owned
+from counterpoint.pairs.synthetic import private_to
 from counterpoint.pairs.valued import disagreeing, mixed_by_value
 from counterpoint.types import Embeddings
 from tests.objectives.contract import assert_tiles_equal_dense
@@ -78,7 +78,7 @@ def test_mixtures_and_loss_are_the_authors() -> None:
         assert any(torch.allclose(own.z[k], row) and torch.isclose(share, alpha) for row, alpha in expected)
         mixtures.append((i, attracts, own.z[k]))
     assert not own.z.requires_grad
-    loss = infonce_private(rows, rows, own, own=owned(), rule=labelled("value"), temperature=0.3, unit=False).loss
+    loss = infonce_private(rows, rows, own, own=private_to(), rule=labelled("value"), temperature=0.3, unit=False).loss
     expected_loss = supcon_of_mixtures(z, y, mixtures, 0.3)
     assert torch.allclose(loss, expected_loss)
     assert torch.allclose(torch.autograd.grad(loss, z)[0], torch.autograd.grad(expected_loss, z)[0])
@@ -94,9 +94,10 @@ def test_a_mixture_from_both_sides_has_the_anchors_label() -> None:
     assert own.facts["sources"].tolist() == [[0, 2]] * 2
 
 
-@pytest.mark.parametrize("window", [1.0, 2.0])
-def test_partners_lie_inside_the_window(window: float) -> None:
-    rows = Embeddings.of(torch.eye(3), facts={"value": torch.tensor([0.0, 1.0, 2.5])})
+@pytest.mark.parametrize("middle", [1.0, 1.5])
+@pytest.mark.parametrize("window", [1.0, 1.5, 2.0])
+def test_partners_lie_inside_the_window_and_not_on_its_edge(window: float, middle: float) -> None:
+    rows = Embeddings.of(torch.eye(3), facts={"value": torch.tensor([0.0, middle, 2.5])})
     assert len(mixed_by_value(rows, negatives=0, positives=2, window=window, generator=draws())) == 2 * (window > 1.5)
 
 
@@ -134,7 +135,7 @@ def test_mixtures_do_not_depend_on_the_order() -> None:
 def test_no_mixtures_is_supcon_on_labels() -> None:
     rows = two_views_of(LABELS)
     own = mixed_by_value(rows, negatives=0, positives=0, window=1.0, generator=draws())
-    found = infonce_private(rows, rows, own, own=owned(), rule=labelled("value"), temperature=0.3)
+    found = infonce_private(rows, rows, own, own=private_to(), rule=labelled("value"), temperature=0.3)
     assert torch.equal(found.loss, infonce(rows, rule=labelled("value"), temperature=0.3).loss)
 
 

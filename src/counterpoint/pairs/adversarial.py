@@ -121,7 +121,7 @@ def adversarial_negatives(targets: Embeddings, surprise: Climb, *, size: float) 
         size: length of the step.
 
     Returns:
-        Rows without gradient, private to their target and its source (`owned("sample")`), which they repel.
+        Rows without gradient, private to their target and its source (`private_to("sample")`), which they repel.
 
     Relations:
         `adversarial_positives` is the paper's other half; `infonce_private` scores both.
@@ -152,7 +152,7 @@ def adversarial_positives(targets: Embeddings, contrast: Climb, divergence: Clim
         size: length of both steps.
 
     Returns:
-        Rows without gradient, private to their target and its source (`owned("sample")`), which they attract.
+        Rows without gradient, private to their target and its source (`private_to("sample")`), which they attract.
 
     Relations:
         size = 0 gives the targets themselves.

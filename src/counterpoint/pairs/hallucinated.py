@@ -81,7 +81,7 @@ def hallucinated_positives(
         back: how far back from the border a point may lie, as a share of the way; from 0 to 1.
 
     Returns:
-        Rows of length 1 without gradient, private to their sample (`owned("sample")`), which they attract.
+        Rows of length 1 without gradient, private to their sample (`private_to("sample")`), which they attract.
 
     Raises:
         ValueError: for fewer than two prototypes, a count below 0, or a share outside 0 to 1.
@@ -91,7 +91,7 @@ def hallucinated_positives(
         of another prototype are left out here and not masked in the loss.
 
     Relations:
-        The paper's term, - mu mean q.z' / t, is mu / t (`alignment` / 2 - 1) with `owned("sample")`: `alignment` with
+        The paper's term, - mu mean q.z' / t, is mu / t (`alignment` / 2 - 1) with `private_to("sample")`: `alignment` with
         weight mu / (2 t) has its gradient. Without points it is MoCo.
 
     References:

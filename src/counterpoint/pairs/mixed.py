@@ -189,7 +189,7 @@ def mixed_negatives(
         rule: which rows of the memory may be negatives: those that it lets repel.
 
     Returns:
-        Rows of length 1 without gradient, private to their query (`owned`), with the facts `sources` and `shares`. A
+        Rows of length 1 without gradient, private to their query (`private_to`), with the facts `sources` and `shares`. A
         query without a negative gets none.
 
     Raises:

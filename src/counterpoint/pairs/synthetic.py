@@ -59,8 +59,8 @@ def by_identity(
 
 
 @dataclass(frozen=True)
-class Owned:
-    """The rule between rows and what was made of them; made by `owned`."""
+class PrivateTo:
+    """The rule between rows and what was made of them; made by `private_to`."""
 
     by: Literal["row", "sample"]
 
@@ -83,7 +83,7 @@ class Owned:
         return Edges(row, col, attract, 1 - attract, torch.zeros_like(attract))
 
 
-def owned(by: Literal["row", "sample"] = "row") -> Owned:
+def private_to(by: Literal["row", "sample"] = "row") -> PrivateTo:
     """Made rows attract and repel their owner alone; all other pairs are ignored, and never computed.
 
     attract_ij = [id_j = -1 - id_i] attracts_j; repel_ij = [id_j = -1 - id_i] (1 - attracts_j).
@@ -100,10 +100,10 @@ def owned(by: Literal["row", "sample"] = "row") -> Owned:
         `infonce_private` scores these pairs beside those of another rule.
 
     >>> a = Embeddings.of(torch.eye(2), id=torch.tensor([7, 0]))
-    >>> owned()(a, made(a, torch.ones(2, 2), attracts=0.25)).repel.tolist()
+    >>> private_to()(a, made(a, torch.ones(2, 2), attracts=0.25)).repel.tolist()
     [[0.75, 0.0], [0.0, 0.75]]
     """
-    return Owned(by)
+    return PrivateTo(by)
 
 
 def sources_of(rows: Embeddings) -> tuple[Int[Tensor, "n k"], Float[Tensor, "n k"]]:

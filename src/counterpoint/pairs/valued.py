@@ -59,7 +59,7 @@ def mixed_by_value(
         value: the name of the fact.
 
     Returns:
-        Rows without gradient, private to their anchor (`owned`), with the facts `value`, `sources` and `shares`. Not of
+        Rows without gradient, private to their anchor (`private_to`), with the facts `value`, `sources` and `shares`. Not of
         length 1. An anchor whose partners are missing gets none.
 
     Raises:
