@@ -27,7 +27,7 @@ from counterpoint.pairs.hallucinated import hallucinated_positives
 from counterpoint.pairs.mixed import beta_shares, extrapolated, interpolated, mixed, mixed_negatives
 from counterpoint.pairs.remembered import against_queue
 from counterpoint.pairs.soft import near
-from counterpoint.pairs.synthetic import owned, shared_sources
+from counterpoint.pairs.synthetic import private_to, shared_sources
 from counterpoint.pairs.valued import disagreeing, mixed_by_value
 from counterpoint.types import Batch, Embeddings, Outcome
 
@@ -70,7 +70,7 @@ def mochi(q: Embeddings, k: Embeddings, queue: Embeddings, g: torch.Generator) -
         return plainly(q, k, queue, g)
     made = mixed_negatives(q, queue, nearest=64, pairs=32, with_query=16, generator=g)
     both = joined([k, queue])
-    return infonce_private(q, both, made, own=owned(), rule=against_queue, temperature=0.1)
+    return infonce_private(q, both, made, own=private_to(), rule=against_queue, temperature=0.1)
 
 
 def transformed(q: Embeddings, k: Embeddings, queue: Embeddings, g: torch.Generator) -> Outcome:
@@ -90,7 +90,7 @@ def hallucinated(q: Embeddings, k: Embeddings, queue: Embeddings, g: torch.Gener
     centres = spherical_kmeans(queue.z, 20, iterations=5).centers
     prototypes = replace(Embeddings.of(centres, id=-1 - torch.arange(20)), placement="replicated")
     made = hallucinated_positives(k, prototypes, count=4, among=5, generator=g)
-    return Outcome.of(moco=(1.0, found), made=(0.5, alignment(q, made, rule=owned("sample"))))
+    return Outcome.of(moco=(1.0, found), made=(0.5, alignment(q, made, rule=private_to("sample"))))
 
 
 def half_mixed(a: Embeddings, c: Embeddings) -> Outcome:
@@ -145,7 +145,7 @@ def ordered(with_mixtures: bool, seed: int) -> float:
             return infonce(a, c, rule=rule, temperature=0.2)
         g = torch.Generator().manual_seed(int(a.id[0]))
         made = mixed_by_value(a, negatives=16, positives=16, window=1.0, generator=g)
-        return infonce_private(a, c, made, own=owned(), rule=rule, temperature=0.2)
+        return infonce_private(a, c, made, own=private_to(), rule=rule, temperature=0.2)
 
     return rank_of_values(trained({"encoder": mlp(10)}, noisy, objective, data, seed=seed)["encoder"], data)
 
