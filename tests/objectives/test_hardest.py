@@ -81,6 +81,7 @@ def test_equals_of_the_kth_all_stay() -> None:
     c = Embeddings.of(z, id=torch.arange(5), view=1, facts={"label": torch.tensor([0, 1, 2, 3, 4])})
     assert infonce_hardest(a, c, k=2, rule=labelled(), temperature=0.3).notes["negatives"].tolist() == [3]
     between = kth_largest(a, c, rule=labelled(), k=2).item()
+    assert kth_largest(a, c, rule=labelled(), k=4).tolist() == [-1e9]  # there is no fifth
     assert 0.6 - 1e-5 < between < 0.6 - 1e-6  # a rounding below the three does not leave them out
 
 
