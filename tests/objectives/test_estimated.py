@@ -179,7 +179,9 @@ def test_the_slope_is_the_derivative_of_the_dual_by_the_temperature() -> None:
 
 
 def test_low_temperatures_do_not_overflow() -> None:
-    z = draw(6).float().requires_grad_()
+    z = draw(6).float()
+    z[4] = z[0] + 0.01  # an anchor without a positive lies at a negative: exp(200) if it were looked at
+    z.requires_grad_()
     a = Embeddings.of(z, facts={"label": torch.tensor([0, 0, 1, 1, 2, 3])})
     outcome = estimated(a, rule=labelled(), temperature=0.005, relative=False)
     assert torch.isfinite(outcome.loss)
