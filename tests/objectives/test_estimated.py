@@ -223,3 +223,12 @@ def test_a_gamma_out_of_range_is_refused(gamma: float) -> None:
         estimated(Embeddings.of(draw(2)), Embeddings.of(draw(2), view=1), gamma=gamma)
     with pytest.raises(ValueError, match="least"):
         Estimates(3, least=0.9, most=0.5)
+
+
+def test_a_temperature_takes_no_gradient() -> None:
+    t, z = torch.full((4,), 0.3, dtype=torch.float64).requires_grad_(), draw(4).requires_grad_()
+    a = Embeddings.of(z, facts={"t": t, "label": torch.tensor([0, 0, 1, 1])})
+    for given in ("t", t):
+        loss = estimated(a, rule=labelled(), temperature=given).loss
+        gradient = torch.autograd.grad(loss, t, allow_unused=True)[0]
+        assert gradient is None or not gradient.any()
