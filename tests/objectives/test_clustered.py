@@ -68,9 +68,11 @@ def test_prototypical_is_the_loss_of_the_authors(scale: float) -> None:
     wanted = cross_entropy(scale * z @ student.T, targets)
     rows = Embeddings.of(z, facts={"cluster": labels})
     order = torch.tensor([2, 0, 3, 1])  # prototypes go by their number, not by their place
-    p = made(student[order], cluster=torch.arange(4)[order], teacher=teacher[order].requires_grad_())
+    teacher.requires_grad_()
+    p = made(student[order], cluster=torch.arange(4)[order], teacher=teacher[order])
     found = prototypical(rows, p, temperature=1 / scale, teacher_temperature=0.4)
     assert_same(found.loss, wanted, [z, student])
+    assert torch.autograd.grad(found.loss, teacher, allow_unused=True)[0] is None
 
 
 def test_a_cold_teacher_gives_the_labels_alone() -> None:

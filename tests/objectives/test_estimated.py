@@ -179,7 +179,9 @@ def test_the_slope_is_the_derivative_of_the_dual_by_the_temperature() -> None:
 
 
 def test_low_temperatures_do_not_overflow() -> None:
-    z = draw(6).float().requires_grad_()
+    z = draw(6).float()
+    z[4] = z[0] + 0.01  # an anchor without a positive lies at a negative: exp(200) if it were looked at
+    z.requires_grad_()
     a = Embeddings.of(z, facts={"label": torch.tensor([0, 0, 1, 1, 2, 3])})
     outcome = estimated(a, rule=labelled(), temperature=0.005, relative=False)
     assert torch.isfinite(outcome.loss)
@@ -221,3 +223,12 @@ def test_a_gamma_out_of_range_is_refused(gamma: float) -> None:
         estimated(Embeddings.of(draw(2)), Embeddings.of(draw(2), view=1), gamma=gamma)
     with pytest.raises(ValueError, match="least"):
         Estimates(3, least=0.9, most=0.5)
+
+
+def test_a_temperature_takes_no_gradient() -> None:
+    t, z = torch.full((4,), 0.3, dtype=torch.float64).requires_grad_(), draw(4).requires_grad_()
+    a = Embeddings.of(z, facts={"t": t, "label": torch.tensor([0, 0, 1, 1])})
+    for given in ("t", t):
+        loss = estimated(a, rule=labelled(), temperature=given).loss
+        gradient = torch.autograd.grad(loss, t, allow_unused=True)[0]
+        assert gradient is None or not gradient.any()

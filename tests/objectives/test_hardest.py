@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from counterpoint._ops.processes import joined
 from counterpoint.encoders.momentum import Queue
-from counterpoint.objectives.hardest import infonce_hardest
+from counterpoint.objectives.hardest import infonce_hardest, kth_largest
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.remembered import against_queue
@@ -80,6 +80,9 @@ def test_equals_of_the_kth_all_stay() -> None:
     z = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8], [0.6, 0.8], [0.0, 1.0]])
     c = Embeddings.of(z, id=torch.arange(5), view=1, facts={"label": torch.tensor([0, 1, 2, 3, 4])})
     assert infonce_hardest(a, c, k=2, rule=labelled(), temperature=0.3).notes["negatives"].tolist() == [3]
+    between = kth_largest(a, c, rule=labelled(), k=2).item()
+    assert kth_largest(a, c, rule=labelled(), k=4).tolist() == [-1e9]  # there is no fifth
+    assert 0.6 - 1e-5 < between < 0.6 - 1e-6  # a rounding below the three does not leave them out
 
 
 def test_a_temperature_of_each_anchor_moves_no_threshold() -> None:
