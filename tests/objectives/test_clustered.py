@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from counterpoint.objectives.clustered import band, block_infonce, prototypical, swapped
 from counterpoint.objectives.softmax import infonce
-from counterpoint.pairs.clusters import cluster_mates, owned, siblings, sparing
+from counterpoint.pairs.clusters import beside_made, cluster_mates, siblings
+from counterpoint.pairs.filters import equal, without
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.pairs.remembered import beside_queue
@@ -256,10 +257,15 @@ def test_the_band_and_hard_centroids_are_those_of_the_authors() -> None:
     a, twins = Embeddings.of(za, id=ids, facts=facts), Embeddings.of(zb, id=ids, view=1, facts=facts)
     none = torch.full((9,), -1)
     extra = Embeddings.of(hard, id=-1 - order[:, 1], facts={"owner": ids, "cluster": none})
-    found = infonce(a, Embeddings.cat([twins, extra]), rule=owned(weight=math.exp(weight)), temperature=t)
+    found = infonce(a, Embeddings.cat([twins, extra]), rule=beside_made(weight=math.exp(weight)), temperature=t)
     assert_same(found.loss, wanted, [za, zb])
     assert_same(band(a, twins, rule=cluster_mates()).loss, wanted_band, [za, zb])
-    spared = infonce(a, Embeddings.cat([twins, extra]), rule=sparing(owned(weight=math.exp(weight))), temperature=t)
+    spared = infonce(
+        a,
+        Embeddings.cat([twins, extra]),
+        rule=without(beside_made(weight=math.exp(weight)), equal("cluster")),
+        temperature=t,
+    )
     assert spared.loss.item() < found.loss.item()
 
 
@@ -303,7 +309,7 @@ def test_codes_make_the_topic_loss_of_the_authors() -> None:
     two = Embeddings.cat([Embeddings.of(first, facts=facts), Embeddings.of(second, view=1, facts=facts)])
     terms = [
         infonce(two, rule=rule, positives_compete=False, temperature=t)
-        for rule in (sparing(fact="code"), labelled("code"))
+        for rule in (without(same_sample, equal("code")), labelled("code"))
     ]
     found = Outcome.of(pair=(1.0, terms[0]), code=(w, terms[1]))
     assert_same(2 * found.loss, wanted, [first, second])
@@ -318,7 +324,7 @@ def test_distinct_codes_are_the_decoupled_loss_and_equal_ones_never_repel() -> N
         rows = Embeddings.of(a, facts={"cluster": codes})
         twins = Embeddings.of(moved, view=1, facts={"cluster": codes})
         some = rows if len(codes.unique()) == 6 else rows.rows(slice(1, 2))
-        return infonce(some, twins, rule=sparing(), positives_compete=False).loss
+        return infonce(some, twins, rule=without(same_sample, equal("cluster")), positives_compete=False).loss
 
     assert_same(loss(torch.arange(6), c), infonce(a, c, positives_compete=False).loss, [a, c])
     mates = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -373,7 +379,7 @@ def test_one_subclass_for_each_class_leaves_the_views_alone_as_siblings() -> Non
         (lambda a, p: swapped(a, p, eps=0.0), "above 0"),
         (lambda a, _p: block_infonce(a, temperature=-1.0), "above 0"),
         (lambda a, p: band(a, p, alpha=0.6), "at most beta"),
-        (lambda _a, _p: owned(weight=-1.0), "at least 0"),
+        (lambda _a, _p: beside_made(weight=-1.0), "at least 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call: object, message: str) -> None:

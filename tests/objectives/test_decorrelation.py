@@ -159,7 +159,7 @@ def mixture(n: int = 8, seed: int = 0) -> tuple[list[Tensor], Tensor, Tensor]:
 
 def sets_of(z: list[Tensor], order: Tensor, share: Tensor) -> tuple[Embeddings, Embeddings, Embeddings]:
     ids = torch.arange(len(z[0])) + 20
-    facts = {"first": ids, "second": ids[order], "share": share}
+    facts = {"sources": torch.stack([ids, ids[order]], 1), "shares": torch.stack([share, 1 - share], 1)}
     return Embeddings.of(z[0], id=ids), Embeddings.of(z[1], id=ids, view=1), Embeddings.of(z[2], id=-ids, facts=facts)
 
 
@@ -204,9 +204,10 @@ def test_each_mixture_has_its_own_share_and_order_does_not_matter() -> None:
 def test_mixtures_of_absent_samples_do_not_count() -> None:
     z, order, share = mixture()
     a, c, m = sets_of(z, order, share)
-    lost = replace(m, facts={**m.facts, "second": torch.full((8,), 999)})
+    sources = torch.stack([m.facts["sources"][:, 0], torch.full((8,), 999)], 1)
+    lost = replace(m, facts={**m.facts, "sources": sources})
     assert mixed_barlow_twins(a, c, lost).terms["mixed"].item() == 0
-    with pytest.raises(KeyError, match="they lack: first, second, share"):
+    with pytest.raises(KeyError, match="they lack: sources, shares"):
         mixed_barlow_twins(a, c, Embeddings.of(z[2]))
 
 

@@ -241,7 +241,7 @@ class Centroids(nn.Module):
     def foreign(self, rows: Embeddings) -> Embeddings:
         """The nearest centroid of each row but its own, as a made row that it owns: no row before there are any.
 
-        See `pairs.clusters.owned`. They are of no cluster, so that no rule spares them.
+        See `pairs.clusters.beside_made`. They are of no cluster, so that no rule spares them.
         """
         rows = rows if self.started else rows.rows(slice(0, 0))
         second = self._cosines(rows.z).topk(2, 1).indices[:, 1]
