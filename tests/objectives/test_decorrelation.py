@@ -18,6 +18,7 @@ from counterpoint.objectives.decorrelation import (
     covariance,
     cross,
     mixed_barlow_twins,
+    of_ids,
     standardised,
     variance,
     vicreg,
@@ -145,6 +146,22 @@ def test_rows_without_a_partner_count_for_the_statistics_alone() -> None:
     correlation = mine[0][:4].T @ mine[1][:4] / 4
     expected = (correlation.diagonal() - 1).square().sum() + 0.0051 * off_diagonal(correlation).square().sum()
     assert barlow_twins(a, c, eps=0.0).loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_views_of_one_set_are_standardised_together_and_paired_both_ways() -> None:
+    x, ids = rows(8), torch.arange(4).repeat(2)
+    both = replace(Embeddings.of(x, id=ids), view=torch.arange(8) // 4)
+    z = (x - x.mean(0)) / x.std(0, correction=0)
+    c = (z[:4].T @ z[4:] + z[4:].T @ z[:4]) / 8
+    expected = (c.diagonal() - 1).square().sum() + 0.0051 * off_diagonal(c).square().sum()
+    assert barlow_twins(both, eps=0.0).loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert barlow_twins(both, both, eps=0.0).loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_several_rows_of_one_id_are_taken_as_their_mean() -> None:
+    found, there = of_ids(Embeddings.of(SQUARE, id=torch.tensor([4, 4, 7, 4])), torch.tensor([7, 4, 5]))
+    assert torch.allclose(found, torch.stack([SQUARE[2], SQUARE[[0, 1, 3]].mean(0), torch.zeros(2)]))
+    assert there.tolist() == [True, True, False]
 
 
 # mixtures
