@@ -28,7 +28,10 @@ def draw(n: int, d: int = 6, seed: int = 0) -> Tensor:
 
 
 class AuthorsOne:
-    """GCLoss_v1 in libauc/losses/contrastive.py of Optimization-AI/LibAUC at 2005414, restated for one process."""
+    """GCLoss_v1 in libauc/losses/contrastive.py of Optimization-AI/LibAUC at 2005414, restated for one process.
+
+    Its temperatures are [n, 1, 1] beside logits [n, m], which fits for no batch; they are taken for [n, 1] here.
+    """
 
     def __init__(self, size: int, tau: float, gamma: float, *, learn: bool) -> None:
         self.u = torch.zeros(size, 1, dtype=torch.float64)

@@ -44,7 +44,9 @@ def test_only_the_nearest_compete(k: int, others: list[float]) -> None:
     assert found.notes["negatives"].tolist() == [len(others)]
 
 
-@pytest.mark.proves(row=115, fact="reference")
+@pytest.mark.proves(
+    row=115, fact="closed-form"
+)  # of MoCo, which is its limit: nobody published the loss of the k nearest
 def test_a_k_of_the_whole_queue_is_the_loss_of_moco() -> None:
     """moco/builder.py of facebookresearch/moco: logits [q.k, q.queue] / 0.07, target 0; value and gradient."""
     q, k, past = draw(6).requires_grad_(), draw(6, seed=1).requires_grad_(), normalize(draw(9, seed=2), dim=1)
@@ -57,6 +59,7 @@ def test_a_k_of_the_whole_queue_is_the_loss_of_moco() -> None:
         assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.proves(row=115, fact="closed-form")
 def test_it_equals_the_top_of_a_matrix_and_its_gradient() -> None:
     q, k, past = draw(7).requires_grad_(), draw(7, seed=1), normalize(draw(20, seed=2), dim=1)
     uq = normalize(q, dim=1)

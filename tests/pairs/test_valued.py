@@ -37,9 +37,10 @@ def two_views_of(labels: list[float]) -> Embeddings:
 
 
 def supcon_of_mixtures(z: Tensor, y: Tensor, mixtures: list[tuple[int, bool, Tensor]], t: float) -> Tensor:
-    """SupConLoss_v2 without weights, of supremix_loss.py in the release of SupReMix for IMDB-WIKI.
+    """SupConLoss_v2 without weights, of imdb-wiki/supremix_loss.py of github.com/Dingyijiang1/Mixup-Your-Own-Pairs (76464f1).
 
-    Without the two different maxima that it takes away from logits of rows and of mixtures.
+    The authors' own repository, yilei-wu/SupReMix, has no code. Without its factor P / (P + 1), and without the two
+    different maxima that it takes away from logits of rows and of mixtures.
     """
     total = []
     for i in range(len(z)):
@@ -54,7 +55,7 @@ def supcon_of_mixtures(z: Tensor, y: Tensor, mixtures: list[tuple[int, bool, Ten
 
 @pytest.mark.proves(row=41, fact="reference")
 def test_mixtures_and_loss_are_the_authors() -> None:
-    """mixing_func of the release's training script, entry (i, j, k) for each drawn i, j, k; and its loss without weights."""
+    """mixing_func of imdb-wiki/train_supremix.py there, entry (i, j, k) for each drawn i, j, k; and its loss without weights."""
     rows = two_views_of(LABELS)
     z, y = rows.z, rows.facts["value"]
     own = mixed_by_value(rows, negatives=4, positives=3, window=4.0, generator=draws())
