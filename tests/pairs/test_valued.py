@@ -124,13 +124,16 @@ def test_shares_of_the_anchor_are_beta() -> None:
         )
 
 
-def test_mixtures_do_not_depend_on_the_order() -> None:
+def test_mixtures_do_not_depend_on_the_order_nor_on_lengths() -> None:
     rows = two_views_of(LABELS)
     own = mixed_by_value(rows, negatives=2, positives=1, window=9.0, generator=draws())
     order = torch.randperm(12, generator=draws())
     moved = mixed_by_value(rows.rows(order), negatives=2, positives=1, window=9.0, generator=draws())
     found = [sorted(map(tuple, torch.cat([o.id[:, None], o.z], 1).tolist())) for o in (own, moved)]
     assert torch.allclose(torch.tensor(found[0]), torch.tensor(found[1]))
+    longer = replace(rows, z=rows.z * torch.linspace(0.5, 4, 12, dtype=torch.float64)[:, None])
+    same = mixed_by_value(longer, negatives=2, positives=1, window=9.0, generator=draws())
+    assert torch.allclose(same.z, own.z)  # rows are scaled to length 1 before they are mixed
 
 
 def test_no_mixtures_is_supcon_on_labels() -> None:
