@@ -180,6 +180,18 @@ def test_the_rest_is_a_mean_by_the_weights_of_the_rule() -> None:
     assert poly_view_rest(e, rule=rule, temperature=t).loss.item() == pytest.approx(sum(costs) / 2, rel=1e-9)
 
 
+def test_the_rest_does_not_pick_a_stale_copy_of_the_row_left_out() -> None:
+    """A stale row has no turn, is nothing to its own sample, and repels the others."""
+    fresh, old = views(2, n=3), Embeddings.of(unit(1, seed=9))
+    z, t, costs = torch.cat([fresh.z, old.z]), 0.3, []
+    for i in range(6):
+        logits = fresh.z[(i + 3) % 6] @ z.T / t
+        rivals = [j for j in range(6) if j % 3 != i % 3] + ([6] if i % 3 else [])
+        costs.append(float(logits[[i, *rivals]].logsumexp(0) - logits[i]))
+    found = poly_view_rest(Embeddings.cat([fresh, replace(old, age=old.age + 1)]), temperature=t).loss.item()
+    assert found == pytest.approx(sum(costs) / 6, rel=1e-9)
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_samples_of_one_view_have_no_turn_but_are_negatives(form: str) -> None:
     e = views(2, n=4)
