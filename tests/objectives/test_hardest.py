@@ -82,7 +82,7 @@ def test_a_large_k_is_infonce_under_any_rule(rule: object) -> None:
 def test_the_nearest_are_chosen_by_cosine_and_weighed_by_the_rule() -> None:
     """Judged negatives weigh 3: one of them is among the two nearest, the other is not."""
     a = Embeddings.of(torch.tensor([[1.0, 0.0]]).double(), id=torch.tensor([0]))
-    cosine = torch.tensor([0.6, 0.8, 0.7, 0.5, 0.2]).double()
+    cosine = torch.tensor([0.6, 0.8, 0.7, 0.5, 0.2], dtype=torch.float64)
     c = Embeddings.of(torch.stack([cosine, (1 - cosine.square()).sqrt()], 1), id=torch.arange(10, 15))
     rule = listed(Relation.of([0, 0, 0], [10, 11, 13], [1.0, 0.0, 0.0]), negative_weight=3.0)
     found = infonce_hardest(a, c, k=2, rule=rule, temperature=0.5)

@@ -263,6 +263,8 @@ def test_complemented_leaves_alone_what_is_ignored() -> None:
     rule = complemented(listed(Relation.of([1], [2], [0.25]), others=0.0))
     assert rule.elsewhere == (0.0, 0.0)
     assert rule(e, e).repel.tolist() == [[0, 0, 0.75], [0, 0, 0.75], [0, 0, 0]]
+    sure = complemented(listed(Relation.of([1], [2], [4.0])))  # more than a yes leaves nothing for a no
+    assert sure(e, e).repel.tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 0]]
 
 
 @pytest.mark.parametrize(
