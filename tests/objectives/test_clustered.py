@@ -222,6 +222,18 @@ def test_rows_without_a_cluster_repel_nothing() -> None:
     assert block_infonce(nodes(z, [-1] * 8), rule=same_sample).loss.item() == 0
 
 
+def test_nodes_without_an_edge_are_pushed_and_not_drawn() -> None:
+    """Only the rows with an edge are in the mean of what draws; all are in what pushes."""
+    z, cluster = draw(8), [0, 0, 0, 1, 1, 1, 2, 2]
+    some = listed(Relation.of([0, 3, 3], [1, 4, 5]))
+    s = normalize(z, dim=1) @ normalize(z, dim=1).T / 0.7
+    drawn = (s[0, 1] + torch.logaddexp(s[3, 4], s[3, 5])) / 2
+    every = torch.tensor([i for i, _ in EDGES])
+    of_graph = torch.stack([s[i, [j for a, j in EDGES if a == i]].logsumexp(0) for i in every.unique().tolist()]).mean()
+    found, whole = (block_infonce(nodes(z, cluster), rule=r, temperature=0.7).loss for r in (some, GRAPH))
+    assert (found - whole).item() == pytest.approx((of_graph - drawn).item(), rel=1e-9)
+
+
 # ---- the band, and negatives of a centroid
 
 
@@ -283,6 +295,15 @@ def test_the_band_weighs_pairs_and_not_anchors() -> None:
     found = band(a, b, rule=cluster_mates(), alpha=0.1, beta=0.3).loss.item()
     assert found == pytest.approx(sum(costs) / len(costs), rel=1e-9)
     assert band(a.rows(slice(5, 6)), b.rows(slice(5, 6)), rule=cluster_mates()).loss.item() == 0
+
+
+def test_held_pairs_of_an_anchor_without_a_positive_are_free() -> None:
+    facts = {"cluster": torch.zeros(4, dtype=torch.int64)}
+    a, b = Embeddings.of(draw(4), facts=facts), Embeddings.of(draw(4, seed=1), view=1, facts=facts)
+    lone = b.rows(slice(0, 3))  # the fourth anchor has no view here
+    found = band(a, lone, rule=cluster_mates()).loss.item()
+    assert found == pytest.approx(band(a.rows(slice(0, 3)), lone, rule=cluster_mates()).loss.item(), rel=1e-12)
+    assert found > 0
 
 
 # ---- codes and subclasses: compositions

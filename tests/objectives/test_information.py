@@ -149,7 +149,7 @@ def test_information_is_0_for_equal_rows_and_log_c_for_sure_and_even_ones() -> N
 
 @pytest.mark.proves(row=155, fact="reference")
 def test_information_equals_the_terms_of_a_peer() -> None:
-    """object/image_target.py of github.com/tim-learn/SHOT: mean entropy of the softmax less the entropy of the mean
+    """object/image_target.py of github.com/tim-learn/SHOT (07d0c71): mean entropy of the softmax less the entropy of the mean
     softmax; its epsilon of 1e-5 in the logarithms is 0 here."""
     z = (2 * rows(9, 4)).requires_grad_()
     p = z.softmax(1)
