@@ -44,7 +44,8 @@ class Facts(dict[str, Tensor]):
 
     def __missing__(self, name: str) -> Tensor:
         """Nothing stands in for a fact."""
-        raise KeyError(f"wanted rows with the fact '{name}', they have: {', '.join(sorted(self)) or 'none'}")
+        known = ", ".join(sorted(fact for fact in self if not fact.startswith("_"))) or "none"
+        raise KeyError(f"wanted rows with the fact '{name}', they have: {known}")
 
 
 @dataclass(frozen=True)
