@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import cast
 
 import torch
 from claim import Claim
 from claims_soft import told
 from claims_softmax import SIMCLR, across
-from small import Data, augmented, both_halves, digits, gap, halves, knn, mlp, probe, trained, vectors, view
+from small import Data, augmented, both_halves, digits, gap, halves, knn, mlp, plain, probe, trained, vectors, view
 from torch import Tensor, nn
 
-from counterpoint._ops.geometry import width
+from counterpoint._ops.geometry import rankme, width
 from counterpoint.encoders.momentum import follow, teacher_of
+from counterpoint.encoders.sparse import SparseCode
 from counterpoint.objectives.decorrelation import BARLOW, VICREG, barlow_twins, mixed_barlow_twins, vicreg
 from counterpoint.objectives.information import sepclr
 from counterpoint.objectives.prediction import fixed, prediction, slap
-from counterpoint.objectives.spread import alignment, uniformity
+from counterpoint.objectives.sparse import csr
+from counterpoint.objectives.spread import alignment, dispersive, uniformity
 from counterpoint.objectives.whitening import whiten
+from counterpoint.objectives.wrappers import matryoshka
 from counterpoint.types import Batch, Embeddings, Outcome
 
 
@@ -166,7 +170,68 @@ def siamese(seed: int) -> float:
     return gap(trained(modules, both_halves, objective, data, seed=seed, after=after), data.held)
 
 
+def cut_to(kept: int, nested: bool, seed: int) -> float:
+    """Accuracy by the first few of 32 coordinates, trained on prefixes too or not."""
+    data = digits(seed)
+    loss = matryoshka(SIMCLR, [4, 8, 16, 32]) if nested else SIMCLR
+
+    def objective(_modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
+        return loss(sets["view0"], sets["view1"])
+
+    encoder = trained({"encoder": mlp(64)}, augmented(), objective, data, seed=seed)["encoder"]
+    return knn(lambda x: encoder(x)[:, :kept], data)
+
+
+def sparse_code(learned: bool, seed: int) -> float:
+    """Accuracy at 4 numbers a row: a sparse code of 256 units with 4 in use, or the first 4 principal components."""
+    data = digits(seed)
+    centre = data.x.mean(0)
+    if not learned:
+        directions = torch.linalg.svd(data.x - centre, full_matrices=False)[2][:4]
+        return knn(lambda x: (x - centre) @ directions.T, data)
+
+    def objective(modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
+        code, rows = cast(SparseCode, modules["code"]), sets["rows"]
+        x = data.x[rows.facts["row"]]
+        return csr(*(Embeddings.of(code(x), id=rows.id, view=k, facts=code.facts(x)) for k in (0, 1)))
+
+    def after(modules: nn.ModuleDict, sets: dict[str, Embeddings], _outcome: Outcome) -> None:
+        code = cast(SparseCode, modules["code"])
+        code.observe(code(data.x[sets["rows"].facts["row"]]))
+
+    modules = {"code": SparseCode(64, 256, k=4, dead_k=32), "encoder": nn.Identity()}
+    return knn(trained(modules, plain, objective, data, seed=seed, steps=400, after=after)["code"], data)
+
+
+def hidden_rank(weight: float, seed: int) -> float:
+    """RankMe of a denoiser's hidden layer on digits held out."""
+    data = digits(seed)
+    modules = {"encoder": nn.Sequential(*mlp(64, 128)[:-1]), "out": nn.Linear(128, 64)}
+
+    def objective(modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
+        rows = sets["view0"]
+        error = (modules["out"](rows.z) - data.x[rows.facts["row"]]).square().mean()
+        return Outcome.of(error=(1.0, Outcome({"x": error}, {"x": 1.0}, {})), apart=(weight, dispersive(rows)))
+
+    found = trained(modules, augmented(1, noise=0.5), objective, data, seed=seed)["encoder"]
+    with torch.no_grad():
+        return rankme(found(data.held))
+
+
 CLAIMS = [
+    Claim(
+        "prefixes (Matryoshka)", "trained on prefixes, an embedding can be cut off",
+        "accuracy of 5 neighbours by 4 of 32 coordinates", partial(cut_to, 4, True), partial(cut_to, 4, False),
+        reference="Kusupati et al.: Matryoshka Representation Learning, arXiv:2205.13147, 2022",
+    ),
+    Claim(
+        "sparse codes (CSR)", "a sparse code keeps more than a short vector of as many numbers",
+        "accuracy of 5 neighbours by 4 numbers a row", partial(sparse_code, True), partial(sparse_code, False), row=132,
+    ),
+    Claim(
+        "dispersed activations (Dispersive Loss)", "pushing inner activations apart enriches a denoiser's features",
+        "RankMe of the hidden layer", partial(hidden_rank, 0.5), partial(hidden_rank, 0.0), row=77,
+    ),
     Claim(
         "predictor and stopped targets (SimSiam)", "they keep pairs alone from collapsing the space",
         "width of the space", partial(predicted, True), partial(predicted, False),

@@ -23,7 +23,7 @@ from counterpoint.objectives.clustered import band, prototypical, swapped
 from counterpoint.objectives.estimated import estimated
 from counterpoint.objectives.hardest import infonce_hardest
 from counterpoint.objectives.softmax import infonce
-from counterpoint.pairs.clusters import cluster_mates, owned, siblings
+from counterpoint.pairs.clusters import beside_made, cluster_mates, siblings
 from counterpoint.pairs.filters import equal, without
 from counterpoint.pairs.labels import labelled
 from counterpoint.types import Embeddings, Outcome, same_sample
@@ -125,7 +125,7 @@ def clustered_negatives(used: bool, seed: int) -> float:
         if not used or not centroids.started:
             return infonce(a, c, temperature=0.1)
         a, c = (told(rows, cluster=centroids.assign(rows.z), owner=rows.id) for rows in (a, c))
-        rule = owned(without(same_sample, equal("cluster")), weight=1.0)
+        rule = beside_made(without(same_sample, equal("cluster")), weight=1.0)
         near = infonce(a, joined([c, centroids.foreign(a)]), rule=rule, temperature=0.1)
         return Outcome.of(near=(1.0, near), band=(0.1, band(a, c, rule=cluster_mates(), alpha=0.2, beta=0.6)))
 

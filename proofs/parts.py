@@ -75,7 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", nargs="+", help="names of claims, or parts of them")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=5, choices=range(2, 101), metavar="N", help="at least 2")
     given = parser.parse_args()
     torch.set_num_threads(1)  # the nets are tiny, and sums add up alike on every machine
     wanted = [c for c in claims() if not given.only or any(word.lower() in c.name.lower() for word in given.only)]

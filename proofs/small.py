@@ -159,12 +159,12 @@ def trained(
 
 
 @torch.no_grad()
-def vectors(encoder: nn.Module, x: Tensor) -> Tensor:
+def vectors(encoder: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """Embeddings of length 1."""
     return to_unit(encoder(x))
 
 
-def knn(encoder: nn.Module, data: Data, k: int = 5) -> float:
+def knn(encoder: Callable[[Tensor], Tensor], data: Data, k: int = 5) -> float:
     """Accuracy of the k nearest training rows on the rows held out."""
     known, asked = vectors(encoder, data.x).numpy(), vectors(encoder, data.held).numpy()
     return float(KNeighborsClassifier(k).fit(known, data.y.numpy()).score(asked, data.answers.numpy()))

@@ -29,7 +29,8 @@ def with_teacher(rows: Embeddings) -> Embeddings:
 
 def mixed(a: Embeddings, c: Embeddings) -> Outcome:
     """Each anchor is mixed with a sample of another id, some of which are not there."""
-    facts = {"first": a.id, "second": (a.id + 1) % 7, "share": torch.sigmoid(a.id.to(a.z))}
+    share = torch.sigmoid(a.id.to(a.z))
+    facts = {"sources": torch.stack([a.id, (a.id + 1) % 7], 1), "shares": torch.stack([share, 1 - share], 1)}
     return mixed_barlow_twins(a, c, replace(a, z=a.z.sin() + a.z.square(), id=-1 - a.id, facts=facts), rule=labelled())
 
 

@@ -18,10 +18,11 @@ from counterpoint.objectives.clustered import band, block_infonce, prototypical,
 from counterpoint.objectives.estimated import estimated
 from counterpoint.objectives.hardest import infonce_hardest
 from counterpoint.objectives.softmax import infonce
-from counterpoint.pairs.clusters import cluster_mates, owned, siblings, sparing
+from counterpoint.pairs.clusters import beside_made, cluster_mates, siblings
+from counterpoint.pairs.filters import equal, without
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.remembered import beside_queue
-from counterpoint.types import Embeddings, Outcome
+from counterpoint.types import Embeddings, Outcome, same_sample
 from tests.contracts.case import Case, Cases
 
 T = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
@@ -75,7 +76,7 @@ def coded(a: Embeddings, c: Embeddings) -> Outcome:
     found = book(a.z)
     a = replace(a, z=a.z + found.z, facts={"code": found.code})
     c = facts(c, code=book.code(c.z.detach()))
-    loss = infonce(a, c, rule=sparing(labelled("code"), fact="code"), positives_compete=False)
+    loss = infonce(a, c, rule=without(labelled("code"), equal("code")), positives_compete=False)
     return Outcome.of(loss=(1.0, loss), cost=(1.0, found.cost))
 
 
@@ -86,7 +87,7 @@ def foreign(a: Embeddings, c: Embeddings) -> Outcome:
     a = facts(a, cluster=state.assign(a.z), owner=a.id)
     twins = replace(a, z=a.z.flip(1), view=a.view + 5)
     made = state.foreign(a)
-    return infonce(a, Embeddings.cat([twins, made]), rule=sparing(owned(weight=2.0)))
+    return infonce(a, Embeddings.cat([twins, made]), rule=without(beside_made(weight=2.0), equal("cluster")))
 
 
 def remembered(a: Embeddings, c: Embeddings) -> Outcome:
@@ -126,10 +127,10 @@ CASES: Cases = {
     "estimated": Case(partial(with_estimates, relative=True)),
     "estimated, absolute": Case(partial(with_estimates, relative=False)),
     "Estimates": Case(followed, sweeps=False),
-    "sparing": Case(two_levels(partial(infonce, rule=sparing()))),
+    "without_equal": Case(two_levels(partial(infonce, rule=without(same_sample, equal("cluster"))))),
     "beside_queue": Case(two_levels(partial(infonce, rule=beside_queue(labelled())))),
     "siblings": Case(two_levels(partial(infonce, rule=siblings()))),
-    "owned": Case(foreign, sweeps=False, replicated=True),
+    "beside_made": Case(foreign, sweeps=False, replicated=True),
     "subclasses": Case(cut, sweeps=False, replicated=True),
     "ClusteredMemory": Case(remembered, sweeps=False, replicated=True),
     "Codebook": Case(coded, sweeps=False),

@@ -208,6 +208,41 @@ def test_new_rows_are_shared_out_evenly_and_take_the_oldest_places() -> None:
     assert torch.allclose(memory.centers[some], means[some])
 
 
+@pytest.mark.proves(row=10, fact="reference")
+def test_batches_are_written_as_the_authors_write_them() -> None:
+    """add_memory_embdeddings_OT of memory.py of stypoumic/BECLR at 02146cf, with distributed_sinkhorn of utils/sinkhorn.py
+    at a4f5f60, of rows of length 1: the authors keep rows, and take the means of rows, as long as they come.
+
+    State has no gradient; the sizes of batches divide that of the memory, where the authors drop what is left over.
+    """
+    memory, _ = full(4)
+    order = memory.rows().id.argsort()  # the oldest first
+    bank, labels = memory.rows().z[order], memory.rows().facts["cluster"][order]
+    centers, pointer, shared_out = memory.centers.clone(), 0, set()
+    for step, size in enumerate((6, 3, 3, 4, 4)):
+        new = normalize(draw(size, seed=20 + step) + torch.tensor([2.0, 0.0, 0.0, 0.0]), dim=1)
+        q = (new @ normalize(centers, dim=1).T / 0.05).exp().T
+        q = q / q.sum()
+        for _ in range(3):
+            q = q / q.sum(1, keepdim=True) / len(centers)
+            q = q / q.sum(0, keepdim=True) / size
+        at = slice(pointer, pointer + size)
+        bank[at], labels[at], pointer = new, q.argmax(0), (pointer + size) % 12
+        counts = torch.bincount(labels, minlength=len(centers))
+        sums = torch.zeros_like(centers).index_add(0, labels, bank)
+        centers = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centers)
+        shared_out |= set(q.argmax(0).tolist())
+        ids = list(range(100 * step + 100, 100 * step + 100 + size))
+        memory.push(rows(7 * new, ids))
+        known = memory.rows()
+        cluster = {int(i): int(c) for i, c in zip(known.id, known.facts["cluster"], strict=True)}
+        assert [cluster[i] for i in ids] == labels[at].tolist()
+        ours, theirs = (z[z[:, 0].argsort()] for z in (known.z, bank))
+        assert torch.allclose(ours, theirs, rtol=1e-9, atol=1e-12)
+        assert torch.allclose(memory.centers, centers, rtol=1e-9, atol=1e-12)
+    assert len(shared_out) == 4  # rows that all lie near one center go to every cluster
+
+
 def test_an_empty_cluster_keeps_its_center() -> None:
     memory, _ = full()
     cluster = memory.queue.get_buffer("fact_cluster")

@@ -21,7 +21,8 @@ from counterpoint.objectives.clustered import band, block_infonce, prototypical,
 from counterpoint.objectives.estimated import estimated
 from counterpoint.objectives.hardest import infonce_hardest
 from counterpoint.objectives.softmax import infonce
-from counterpoint.pairs.clusters import cluster_mates, owned, siblings, sparing
+from counterpoint.pairs.clusters import beside_made, cluster_mates, siblings
+from counterpoint.pairs.filters import equal, without
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.remembered import against_queue
 from counterpoint.testing import (
@@ -32,7 +33,7 @@ from counterpoint.testing import (
     assert_method_over_processes,
 )
 from counterpoint.training.method import Method
-from counterpoint.types import Batch, Embeddings, Outcome
+from counterpoint.types import Batch, Embeddings, Outcome, same_sample
 
 ROWS, WIDTH, OUT = 14, 6, 5
 Sets = dict[str, Embeddings]
@@ -135,7 +136,7 @@ def clusterns() -> Method:
         state = cast(Centroids, m["centroids"])
         a, c = (told(sets[n], owner=sets[n].id, cluster=state.assign(sets["first"].z)) for n in ("first", "second"))
         candidates = Embeddings.cat([c, state.foreign(a)])
-        hard = infonce(a, candidates, rule=sparing(owned(weight=1.5)), temperature=0.3)
+        hard = infonce(a, candidates, rule=without(beside_made(weight=1.5), equal("cluster")), temperature=0.3)
         return Outcome.of(hard=(1.0, hard), band=(0.1, band(a, c, rule=cluster_mates())))
 
     def after(m: nn.ModuleDict, sets: Sets, _outcome: Outcome) -> None:
@@ -150,7 +151,7 @@ def tsctm() -> Method:
         topics = book(sets["first"].z.softmax(1))
         rows = Embeddings.cat([replace(sets[n], facts={"code": topics.code}) for n in ("first", "second")])
         loss = partial(infonce, rows, positives_compete=False, temperature=0.5)
-        pair, code = loss(rule=sparing(fact="code")), loss(rule=labelled("code"))
+        pair, code = loss(rule=without(same_sample, equal("code"))), loss(rule=labelled("code"))
         return Outcome.of(pair=(1.0, pair), code=(0.5, code), cost=(1.0, topics.cost))
 
     torch.manual_seed(1)

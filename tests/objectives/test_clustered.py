@@ -12,7 +12,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from counterpoint.objectives.clustered import band, block_infonce, prototypical, swapped
 from counterpoint.objectives.softmax import infonce
-from counterpoint.pairs.clusters import cluster_mates, owned, siblings, sparing
+from counterpoint.pairs.clusters import beside_made, cluster_mates, siblings
+from counterpoint.pairs.filters import equal, without
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.pairs.remembered import beside_queue
@@ -68,9 +69,11 @@ def test_prototypical_is_the_loss_of_the_authors(scale: float) -> None:
     wanted = cross_entropy(scale * z @ student.T, targets)
     rows = Embeddings.of(z, facts={"cluster": labels})
     order = torch.tensor([2, 0, 3, 1])  # prototypes go by their number, not by their place
-    p = made(student[order], cluster=torch.arange(4)[order], teacher=teacher[order].requires_grad_())
+    teacher.requires_grad_()
+    p = made(student[order], cluster=torch.arange(4)[order], teacher=teacher[order])
     found = prototypical(rows, p, temperature=1 / scale, teacher_temperature=0.4)
     assert_same(found.loss, wanted, [z, student])
+    assert torch.autograd.grad(found.loss, teacher, allow_unused=True)[0] is None
 
 
 def test_a_cold_teacher_gives_the_labels_alone() -> None:
@@ -219,6 +222,18 @@ def test_rows_without_a_cluster_repel_nothing() -> None:
     assert block_infonce(nodes(z, [-1] * 8), rule=same_sample).loss.item() == 0
 
 
+def test_nodes_without_an_edge_are_pushed_and_not_drawn() -> None:
+    """Only the rows with an edge are in the mean of what draws; all are in what pushes."""
+    z, cluster = draw(8), [0, 0, 0, 1, 1, 1, 2, 2]
+    some = listed(Relation.of([0, 3, 3], [1, 4, 5]))
+    s = normalize(z, dim=1) @ normalize(z, dim=1).T / 0.7
+    drawn = (s[0, 1] + torch.logaddexp(s[3, 4], s[3, 5])) / 2
+    every = torch.tensor([i for i, _ in EDGES])
+    of_graph = torch.stack([s[i, [j for a, j in EDGES if a == i]].logsumexp(0) for i in every.unique().tolist()]).mean()
+    found, whole = (block_infonce(nodes(z, cluster), rule=r, temperature=0.7).loss for r in (some, GRAPH))
+    assert (found - whole).item() == pytest.approx((of_graph - drawn).item(), rel=1e-9)
+
+
 # ---- the band, and negatives of a centroid
 
 
@@ -254,10 +269,15 @@ def test_the_band_and_hard_centroids_are_those_of_the_authors() -> None:
     a, twins = Embeddings.of(za, id=ids, facts=facts), Embeddings.of(zb, id=ids, view=1, facts=facts)
     none = torch.full((9,), -1)
     extra = Embeddings.of(hard, id=-1 - order[:, 1], facts={"owner": ids, "cluster": none})
-    found = infonce(a, Embeddings.cat([twins, extra]), rule=owned(weight=math.exp(weight)), temperature=t)
+    found = infonce(a, Embeddings.cat([twins, extra]), rule=beside_made(weight=math.exp(weight)), temperature=t)
     assert_same(found.loss, wanted, [za, zb])
     assert_same(band(a, twins, rule=cluster_mates()).loss, wanted_band, [za, zb])
-    spared = infonce(a, Embeddings.cat([twins, extra]), rule=sparing(owned(weight=math.exp(weight))), temperature=t)
+    spared = infonce(
+        a,
+        Embeddings.cat([twins, extra]),
+        rule=without(beside_made(weight=math.exp(weight)), equal("cluster")),
+        temperature=t,
+    )
     assert spared.loss.item() < found.loss.item()
 
 
@@ -275,6 +295,15 @@ def test_the_band_weighs_pairs_and_not_anchors() -> None:
     found = band(a, b, rule=cluster_mates(), alpha=0.1, beta=0.3).loss.item()
     assert found == pytest.approx(sum(costs) / len(costs), rel=1e-9)
     assert band(a.rows(slice(5, 6)), b.rows(slice(5, 6)), rule=cluster_mates()).loss.item() == 0
+
+
+def test_held_pairs_of_an_anchor_without_a_positive_are_free() -> None:
+    facts = {"cluster": torch.zeros(4, dtype=torch.int64)}
+    a, b = Embeddings.of(draw(4), facts=facts), Embeddings.of(draw(4, seed=1), view=1, facts=facts)
+    lone = b.rows(slice(0, 3))  # the fourth anchor has no view here
+    found = band(a, lone, rule=cluster_mates()).loss.item()
+    assert found == pytest.approx(band(a.rows(slice(0, 3)), lone, rule=cluster_mates()).loss.item(), rel=1e-12)
+    assert found > 0
 
 
 # ---- codes and subclasses: compositions
@@ -301,7 +330,7 @@ def test_codes_make_the_topic_loss_of_the_authors() -> None:
     two = Embeddings.cat([Embeddings.of(first, facts=facts), Embeddings.of(second, view=1, facts=facts)])
     terms = [
         infonce(two, rule=rule, positives_compete=False, temperature=t)
-        for rule in (sparing(fact="code"), labelled("code"))
+        for rule in (without(same_sample, equal("code")), labelled("code"))
     ]
     found = Outcome.of(pair=(1.0, terms[0]), code=(w, terms[1]))
     assert_same(2 * found.loss, wanted, [first, second])
@@ -316,7 +345,7 @@ def test_distinct_codes_are_the_decoupled_loss_and_equal_ones_never_repel() -> N
         rows = Embeddings.of(a, facts={"cluster": codes})
         twins = Embeddings.of(moved, view=1, facts={"cluster": codes})
         some = rows if len(codes.unique()) == 6 else rows.rows(slice(1, 2))
-        return infonce(some, twins, rule=sparing(), positives_compete=False).loss
+        return infonce(some, twins, rule=without(same_sample, equal("cluster")), positives_compete=False).loss
 
     assert_same(loss(torch.arange(6), c), infonce(a, c, positives_compete=False).loss, [a, c])
     mates = torch.tensor([0, 0, 1, 1, 2, 2])
@@ -371,7 +400,7 @@ def test_one_subclass_for_each_class_leaves_the_views_alone_as_siblings() -> Non
         (lambda a, p: swapped(a, p, eps=0.0), "above 0"),
         (lambda a, _p: block_infonce(a, temperature=-1.0), "above 0"),
         (lambda a, p: band(a, p, alpha=0.6), "at most beta"),
-        (lambda _a, _p: owned(weight=-1.0), "at least 0"),
+        (lambda _a, _p: beside_made(weight=-1.0), "at least 0"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call: object, message: str) -> None:

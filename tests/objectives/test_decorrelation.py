@@ -18,6 +18,7 @@ from counterpoint.objectives.decorrelation import (
     covariance,
     cross,
     mixed_barlow_twins,
+    of_ids,
     standardised,
     variance,
     vicreg,
@@ -147,6 +148,22 @@ def test_rows_without_a_partner_count_for_the_statistics_alone() -> None:
     assert barlow_twins(a, c, eps=0.0).loss.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
+def test_views_of_one_set_are_standardised_together_and_paired_both_ways() -> None:
+    x, ids = rows(8), torch.arange(4).repeat(2)
+    both = replace(Embeddings.of(x, id=ids), view=torch.arange(8) // 4)
+    z = (x - x.mean(0)) / x.std(0, correction=0)
+    c = (z[:4].T @ z[4:] + z[4:].T @ z[:4]) / 8
+    expected = (c.diagonal() - 1).square().sum() + 0.0051 * off_diagonal(c).square().sum()
+    assert barlow_twins(both, eps=0.0).loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    assert barlow_twins(both, both, eps=0.0).loss.item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_several_rows_of_one_id_are_taken_as_their_mean() -> None:
+    found, there = of_ids(Embeddings.of(SQUARE, id=torch.tensor([4, 4, 7, 4])), torch.tensor([7, 4, 5]))
+    assert torch.allclose(found, torch.stack([SQUARE[2], SQUARE[[0, 1, 3]].mean(0), torch.zeros(2)]))
+    assert there.tolist() == [True, True, False]
+
+
 # mixtures
 
 
@@ -159,7 +176,7 @@ def mixture(n: int = 8, seed: int = 0) -> tuple[list[Tensor], Tensor, Tensor]:
 
 def sets_of(z: list[Tensor], order: Tensor, share: Tensor) -> tuple[Embeddings, Embeddings, Embeddings]:
     ids = torch.arange(len(z[0])) + 20
-    facts = {"first": ids, "second": ids[order], "share": share}
+    facts = {"sources": torch.stack([ids, ids[order]], 1), "shares": torch.stack([share, 1 - share], 1)}
     return Embeddings.of(z[0], id=ids), Embeddings.of(z[1], id=ids, view=1), Embeddings.of(z[2], id=-ids, facts=facts)
 
 
@@ -204,9 +221,10 @@ def test_each_mixture_has_its_own_share_and_order_does_not_matter() -> None:
 def test_mixtures_of_absent_samples_do_not_count() -> None:
     z, order, share = mixture()
     a, c, m = sets_of(z, order, share)
-    lost = replace(m, facts={**m.facts, "second": torch.full((8,), 999)})
+    sources = torch.stack([m.facts["sources"][:, 0], torch.full((8,), 999)], 1)
+    lost = replace(m, facts={**m.facts, "sources": sources})
     assert mixed_barlow_twins(a, c, lost).terms["mixed"].item() == 0
-    with pytest.raises(KeyError, match="they lack: first, second, share"):
+    with pytest.raises(KeyError, match="they lack: sources, shares"):
         mixed_barlow_twins(a, c, Embeddings.of(z[2]))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from counterpoint.objectives.estimated import estimated
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.labels import labelled
 from counterpoint.types import Embeddings, Outcome
+from tests.objectives.contract import RULES, two_sets
 
 SOGCLR = (
     "Yuan et al.: Provable Stochastic Optimization for Global Contrastive Learning: Small Batch Does Not Harm "
@@ -28,7 +30,10 @@ def draw(n: int, d: int = 6, seed: int = 0) -> Tensor:
 
 
 class AuthorsOne:
-    """GCLoss_v1 in libauc/losses/contrastive.py of Optimization-AI/LibAUC at 2005414, restated for one process."""
+    """GCLoss_v1 in libauc/losses/contrastive.py of Optimization-AI/LibAUC at 2005414, restated for one process.
+
+    Its temperatures are [n, 1, 1] beside logits [n, m], which fits for no batch; they are taken for [n, 1] here.
+    """
 
     def __init__(self, size: int, tau: float, gamma: float, *, learn: bool) -> None:
         self.u = torch.zeros(size, 1, dtype=torch.float64)
@@ -190,6 +195,28 @@ def test_without_memory_it_is_the_gradient_of_the_decoupled_loss(relative: bool)
     assert torch.allclose(*(torch.autograd.grad(x, z)[0] for x in (found, wanted)), rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.parametrize("relative", [True, False])
+@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
+def test_anchors_with_unequal_amounts_of_negatives_each_divide_by_their_own(rule: Any, relative: bool) -> None:
+    """Twice, without memory: the gradient of the decoupled loss; and with memory, one anchor at a time."""
+    a, c, z = two_sets(9, 11, 0, torch.float64)
+    amount = rule(a, c).repel.sum(1)
+    assert len(amount[amount > 0].unique()) > 1
+    options: Any = {"rule": rule, "temperature": 0.3, "relative": relative}
+    found = estimated(a, c, gamma=1.0, **options).loss
+    wanted = 0.3 * infonce(a, c, rule=rule, temperature=0.3, positives_compete=False).loss
+    for one, two in zip(*(torch.autograd.grad(x, z) for x in (found, wanted)), strict=True):
+        assert torch.allclose(one, two, rtol=1e-9, atol=1e-12)
+    told = replace(a, facts={**a.facts, "estimate": torch.linspace(-2, 1, 9).double()})
+    whole = estimated(told, c, gamma=0.6, **options)
+    parts = [estimated(told.rows(slice(i, i + 1)), c, gamma=0.6, **options) for i in range(9)]
+    there = torch.tensor([bool(part.notes["estimate"] > -1e8) for part in parts])
+    each = torch.stack([part.loss for part in parts])
+    assert whole.loss.item() == pytest.approx(each[there].mean().item(), rel=1e-9)
+    for name in ("estimate", "slope"):
+        assert torch.allclose(whole.notes[name], torch.cat([part.notes[name] for part in parts]), rtol=1e-9)
+
+
 def test_the_slope_is_the_derivative_of_the_dual_by_the_temperature() -> None:
     """t log mean exp(h / t) + t rho, by finite differences, with gamma = 1."""
     two = both_views(draw(5), draw(5, seed=1), torch.arange(5))
@@ -203,7 +230,9 @@ def test_the_slope_is_the_derivative_of_the_dual_by_the_temperature() -> None:
 
 
 def test_low_temperatures_do_not_overflow() -> None:
-    z = draw(6).float().requires_grad_()
+    z = draw(6).float()
+    z[4] = z[0] + 0.01  # an anchor without a positive lies at a negative: exp(200) if it were looked at
+    z.requires_grad_()
     a = Embeddings.of(z, facts={"label": torch.tensor([0, 0, 1, 1, 2, 3])})
     outcome = estimated(a, rule=labelled(), temperature=0.005, relative=False)
     assert torch.isfinite(outcome.loss)
@@ -245,3 +274,12 @@ def test_a_gamma_out_of_range_is_refused(gamma: float) -> None:
         estimated(Embeddings.of(draw(2)), Embeddings.of(draw(2), view=1), gamma=gamma)
     with pytest.raises(ValueError, match="least"):
         Estimates(3, least=0.9, most=0.5)
+
+
+def test_a_temperature_takes_no_gradient() -> None:
+    t, z = torch.full((4,), 0.3, dtype=torch.float64).requires_grad_(), draw(4).requires_grad_()
+    a = Embeddings.of(z, facts={"t": t, "label": torch.tensor([0, 0, 1, 1])})
+    for given in ("t", t):
+        loss = estimated(a, rule=labelled(), temperature=given).loss
+        gradient = torch.autograd.grad(loss, t, allow_unused=True)[0]
+        assert gradient is None or not gradient.any()

@@ -12,11 +12,12 @@ from torch.nn.functional import cross_entropy, normalize
 
 from counterpoint._ops.processes import joined
 from counterpoint.encoders.momentum import Queue
-from counterpoint.objectives.hardest import infonce_hardest
+from counterpoint.objectives.hardest import infonce_hardest, kth_largest
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.labels import labelled
+from counterpoint.pairs.listed import listed
 from counterpoint.pairs.remembered import against_queue
-from counterpoint.types import Embeddings, Outcome
+from counterpoint.types import Embeddings, Outcome, Relation
 from tests.objectives.contract import RULES, two_sets
 
 
@@ -44,7 +45,9 @@ def test_only_the_nearest_compete(k: int, others: list[float]) -> None:
     assert found.notes["negatives"].tolist() == [len(others)]
 
 
-@pytest.mark.proves(row=115, fact="reference")
+@pytest.mark.proves(
+    row=115, fact="closed-form"
+)  # of MoCo, which is its limit: nobody published the loss of the k nearest
 def test_a_k_of_the_whole_queue_is_the_loss_of_moco() -> None:
     """moco/builder.py of facebookresearch/moco: logits [q.k, q.queue] / 0.07, target 0; value and gradient."""
     q, k, past = draw(6).requires_grad_(), draw(6, seed=1).requires_grad_(), normalize(draw(9, seed=2), dim=1)
@@ -57,6 +60,7 @@ def test_a_k_of_the_whole_queue_is_the_loss_of_moco() -> None:
         assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-11)
 
 
+@pytest.mark.proves(row=115, fact="closed-form")
 def test_it_equals_the_top_of_a_matrix_and_its_gradient() -> None:
     q, k, past = draw(7).requires_grad_(), draw(7, seed=1), normalize(draw(20, seed=2), dim=1)
     uq = normalize(q, dim=1)
@@ -75,11 +79,26 @@ def test_a_large_k_is_infonce_under_any_rule(rule: object) -> None:
     assert found.item() == pytest.approx(infonce(a, c, rule=rule, temperature=0.3).loss.item(), rel=1e-12)  # type: ignore[arg-type]
 
 
+def test_the_nearest_are_chosen_by_cosine_and_weighed_by_the_rule() -> None:
+    """Judged negatives weigh 3: one of them is among the two nearest, the other is not."""
+    a = Embeddings.of(torch.tensor([[1.0, 0.0]]).double(), id=torch.tensor([0]))
+    cosine = torch.tensor([0.6, 0.8, 0.7, 0.5, 0.2], dtype=torch.float64)
+    c = Embeddings.of(torch.stack([cosine, (1 - cosine.square()).sqrt()], 1), id=torch.arange(10, 15))
+    rule = listed(Relation.of([0, 0, 0], [10, 11, 13], [1.0, 0.0, 0.0]), negative_weight=3.0)
+    found = infonce_hardest(a, c, k=2, rule=rule, temperature=0.5)
+    below = math.exp(1.2) + 3 * math.exp(1.6) + math.exp(1.4)
+    assert found.loss.item() == pytest.approx(math.log(below) - 1.2, rel=1e-9)
+    assert found.notes["negatives"].tolist() == [4.0]
+
+
 def test_equals_of_the_kth_all_stay() -> None:
     a = Embeddings.of(torch.tensor([[1.0, 0.0]]), facts={"label": torch.tensor([0])})
     z = torch.tensor([[1.0, 0.0], [0.6, 0.8], [0.6, 0.8], [0.6, 0.8], [0.0, 1.0]])
     c = Embeddings.of(z, id=torch.arange(5), view=1, facts={"label": torch.tensor([0, 1, 2, 3, 4])})
     assert infonce_hardest(a, c, k=2, rule=labelled(), temperature=0.3).notes["negatives"].tolist() == [3]
+    between = kth_largest(a, c, rule=labelled(), k=2).item()
+    assert kth_largest(a, c, rule=labelled(), k=4).tolist() == [-1e9]  # there is no fifth
+    assert 0.6 - 1e-5 < between < 0.6 - 1e-6  # a rounding below the three does not leave them out
 
 
 def test_a_temperature_of_each_anchor_moves_no_threshold() -> None:

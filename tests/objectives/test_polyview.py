@@ -18,7 +18,8 @@ from counterpoint.objectives.polyview import poly_view, poly_view_rest, rest_of_
 from counterpoint.objectives.positives import infonce_separate
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.labels import labelled
-from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
+from counterpoint.pairs.listed import listed
+from counterpoint.types import Embeddings, Outcome, Pairs, Relation, same_sample
 from tests.objectives.contract import RULES, assert_tiles_equal_dense, graded, two_sets
 
 FORMS: dict[str, Callable[..., Outcome]] = {
@@ -161,6 +162,34 @@ def test_the_rest_of_views_leaves_out_oneself_and_other_samples() -> None:
     alone, amount = rest_of_views(e.rows(slice(0, 2)))
     assert amount.tolist() == [0.0, 0.0]
     assert alone.z.abs().max() == 0
+
+
+def test_the_rest_is_a_mean_by_the_weights_of_the_rule() -> None:
+    """Grades 3 and 1 of one row and 2 of another; the other rows have no mean and no turn, and repel."""
+    z = unit(5)
+    e = Embeddings.of(z, id=torch.tensor([1, 2, 3, 4, 5]))
+    rule = listed(Relation.of([1, 1, 4], [2, 3, 5], [3.0, 1.0, 2.0]))
+    means, amount = rest_of_views(e, rule=rule)
+    assert amount.tolist() == [4, 0, 0, 2, 0]
+    assert torch.allclose(means.z[[0, 3]], torch.stack([(3 * z[1] + z[2]) / 4, z[4]]))
+    m, t = nn.functional.normalize(means.z[[0, 3]], dim=1) @ z.T, 0.3
+    costs = [
+        math.log(sum(math.exp(float(m[k, j] - m[k, i]) / t) for j in [i, *wrong]))
+        for k, (i, wrong) in enumerate([(0, [3, 4]), (3, [0, 1, 2])])
+    ]
+    assert poly_view_rest(e, rule=rule, temperature=t).loss.item() == pytest.approx(sum(costs) / 2, rel=1e-9)
+
+
+def test_the_rest_does_not_pick_a_stale_copy_of_the_row_left_out() -> None:
+    """A stale row has no turn, is nothing to its own sample, and repels the others."""
+    fresh, old = views(2, n=3), Embeddings.of(unit(1, seed=9))
+    z, t, costs = torch.cat([fresh.z, old.z]), 0.3, []
+    for i in range(6):
+        logits = fresh.z[(i + 3) % 6] @ z.T / t
+        rivals = [j for j in range(6) if j % 3 != i % 3] + ([6] if i % 3 else [])
+        costs.append(float(logits[[i, *rivals]].logsumexp(0) - logits[i]))
+    found = poly_view_rest(Embeddings.cat([fresh, replace(old, age=old.age + 1)]), temperature=t).loss.item()
+    assert found == pytest.approx(sum(costs) / 6, rel=1e-9)
 
 
 @pytest.mark.parametrize("form", FORMS)

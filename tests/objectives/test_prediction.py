@@ -116,8 +116,8 @@ def test_gradient_equals_finite_differences() -> None:
 @pytest.mark.proves(row=209, fact="reference")
 @pytest.mark.parametrize("across", [0.0, 0.3, 0.5, 1.0])
 def test_slap_equals_the_loss_of_its_authors(across: float) -> None:
-    """class BYOLLoss of the authors' SLAP repository: of unit rows ssl_weight (a_t + t_a) / 2 + (1 - ssl_weight)
-    (a_a + t_t) / 2, each the mean of 2 - 2 q.z."""
+    """BYOLLoss of src/utils/losses/byol.py of github.com/Pliploop/SLAP (b492901): of unit rows ssl_weight (a_t + t_a) / 2
+    + (1 - ssl_weight) (a_a + t_t) / 2, each the mean of 2 - 2 q.z."""
     (a, qa, za), (c, qt, zt) = taught(0, 0), taught(1, 1)
 
     def one(q: Tensor, z: Tensor) -> Tensor:

@@ -214,8 +214,11 @@ def test_debiased_equals_the_authors_formula(tau: float) -> None:
 @pytest.mark.proves(row=121, fact="reference")
 @pytest.mark.parametrize(("alpha", "beta"), [(1.0, 0.0), (1.0, 0.25), (0.0, 0.5), (0.9, 1.0)])
 def test_hn_nce_equals_a_public_re_implementation(alpha: float, beta: float) -> None:
-    """As hn_nce_loss_without_hardnegs of scenic/projects/verbs_in_action/losses.py has it, in both directions."""
-    video, text, t = unit(6), unit(6, seed=1), 0.2
+    """hn_nce_loss_without_hardnegs of scenic/projects/verbs_in_action/losses.py of github.com/google-research/scenic (0cce82d).
+
+    In value and gradient, which flows through its weights too; both directions are averaged.
+    """
+    video, text, t = unit(6).requires_grad_(), unit(6, seed=1).requires_grad_(), 0.2
 
     def one_way(logits: Tensor) -> Tensor:
         weights = (beta * logits).exp() * (1 - torch.eye(6))
@@ -223,10 +226,13 @@ def test_hn_nce_equals_a_public_re_implementation(alpha: float, beta: float) -> 
         positive = torch.diagonal(logits).exp()
         return -(positive / (alpha * positive + (weights * logits.exp()).sum(-1))).log().mean()
 
-    logits = video @ text.T / t
+    logits = nn.functional.normalize(video, dim=1) @ nn.functional.normalize(text, dim=1).T / t
     expected = (one_way(logits) + one_way(logits.T)) / 2
-    found = hn_nce(video, text, alpha=alpha, beta=beta, temperature=t)
-    assert found.loss.item() == pytest.approx(expected.item(), rel=1e-12)
+    found = hn_nce(video, text, alpha=alpha, beta=beta, temperature=t).loss
+    assert found.item() == pytest.approx(expected.item(), rel=1e-12)
+    for g, h in zip(*(torch.autograd.grad(loss, (video, text)) for loss in (found, expected)), strict=True):
+        assert torch.allclose(g, h, rtol=1e-9, atol=1e-12)
+        assert h.abs().max() > 1e-3
 
 
 @pytest.mark.proves(reference=FOCAL, fact="reference")

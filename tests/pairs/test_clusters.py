@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from counterpoint.pairs.clusters import cluster_mates, owned, siblings, sparing
+from counterpoint.pairs.clusters import beside_made, cluster_mates, siblings
+from counterpoint.pairs.filters import equal, without
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.remembered import against_queue, beside_queue
 from counterpoint.types import Embeddings, same_sample
@@ -24,8 +25,8 @@ A = rows([1, 2, 3, 4], [0, 0, 0, 1], [0, 0, 1, -1])
 B = rows([1, 2, 5, 6], [0, 0, 0, 1], [0, 0, 1, -1], view=1)
 
 
-def test_sparing_takes_repulsion_inside_clusters_away_and_nothing_else() -> None:
-    pairs = sparing()(A, B)
+def test_without_equal_takes_repulsion_inside_clusters_away_and_nothing_else() -> None:
+    pairs = without(same_sample, equal("cluster"))(A, B)
     assert pairs.attract.tolist() == same_sample(A, B).attract.tolist()
     assert pairs.repel.tolist() == [[0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 0, 1], [1, 1, 1, 1]]
 
@@ -42,14 +43,14 @@ def test_siblings_are_of_one_class_and_of_another_cluster() -> None:
     assert pairs.repel.tolist() == [[0, 0, 0, 1], [0, 0, 0, 1], [0, 0, 0, 1], [1, 1, 1, 0]]
 
 
-def test_owned_rows_repel_their_owner_by_its_weight_and_never_attract() -> None:
+def test_made_rows_repel_their_owner_by_its_weight_and_never_attract() -> None:
     made = replace(B, id=torch.tensor([-1, -1, -2, -3]), facts={**B.facts, "owner": torch.tensor([1, 4, 1, 2])})
     made = replace(made, id=torch.tensor([-1, -1, -2, 2]))
-    pairs = owned(weight=3.0)(A, made)
+    pairs = beside_made(weight=3.0)(A, made)
     assert pairs.repel.tolist() == [[3, 1, 3, 1], [1, 1, 1, 0], [1, 1, 1, 1], [1, 3, 1, 1]]
     assert pairs.attract.tolist() == [[0, 0, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0], [0, 0, 0, 0]]
     twin = replace(A, id=torch.tensor([-1, -1, -2, 2]))
-    assert owned()(twin, made).attract[0].tolist() == [0, 0, 0, 0]
+    assert beside_made()(twin, made).attract[0].tolist() == [0, 0, 0, 0]
 
 
 def test_beside_a_queue_other_rows_of_this_step_are_ignored() -> None:
@@ -82,4 +83,4 @@ def test_rows_of_unequal_keys_are_as_elsewhere(data: st.DataObject) -> None:
 
 def test_a_weight_below_0_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 0"):
-        owned(weight=-0.1)
+        beside_made(weight=-0.1)

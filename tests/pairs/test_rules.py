@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,9 @@ from counterpoint.pairs.filters import above_positive, equal, suspected, unequal
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.pairs.soft import alike, complemented, near, overlapping
+from counterpoint.pairs.spaced import spaced
+from counterpoint.pairs.synthetic import shared_sources
+from counterpoint.pairs.valued import disagreeing
 from counterpoint.types import Embeddings, PairRule, Relation, same_sample
 
 RELATION = Relation.of([1, 1, 2, 4, 4], [5, 6, 6, 1, 4], [1.0, 2.0, 1.0, 0.0, 1.0])
@@ -38,6 +43,10 @@ RULES = {
     "within, listed": within(listed(RELATION, negative_weight=3.0)),
     "within, labelled": within(labelled("label")),
     "within, soft": within(near("label", least=0.5)),
+    "spaced": spaced("label"),
+    "spaced, near": spaced("label", heavy="near"),
+    "disagreeing": disagreeing(1.0, value="label", predicted="guess", weight="rare"),
+    "shared sources": shared_sources(),
 }
 
 
@@ -51,6 +60,8 @@ def rows(ids: list[int], labels: list[int], view: int) -> Embeddings:
         "teacher": axes[(label + 1) % 4],
         "own positive": (label == 1).float(),
         "domain": (torch.tensor(ids) + label) % 2,
+        "guess": label.abs().float(),
+        "rare": 0.5 + label.float().square(),
     }
     return Embeddings.of(torch.zeros(len(ids), 2), id=torch.tensor(ids), view=view, facts=facts)
 
@@ -85,6 +96,34 @@ def test_both_forms_agree_on_any_two_tiles(rule: PairRule, data: st.DataObject) 
             if (i, j) in at:
                 expected = (edges.attract[at.index((i, j))].item(), edges.repel[at.index((i, j))].item())
             assert (whole.attract[i, j].item(), whole.repel[i, j].item()) == expected
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
+def test_another_part_is_as_another_view_and_oneself_is_ignored(rule: PairRule) -> None:
+    a = rows([1, 2, 3, 4, 4, 5, 6], [0, 0, 1, -1, -1, 2, 2], 0)
+    other = rule(a, replace(a, view=a.view + 1))
+    for one, two in ((a, replace(a, part=a.part + 1)), (replace(a, part=a.part + 1), a)):
+        found = rule(one, two)
+        assert torch.equal(found.attract, other.attract)
+        assert torch.equal(found.repel, other.repel)
+    assert other.attract.sum() > 0
+    oneself, same = rule(a, a), a.id[:, None] == a.id[None, :]
+    assert (oneself.attract[same] == 0).all()
+    assert (oneself.repel[same] == 0).all()
+    assert torch.equal(oneself.attract[~same], other.attract[~same])
+
+
+@pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
+def test_stale_rows_of_ones_own_are_ignored_on_either_side_and_others_are_not(rule: PairRule) -> None:
+    a = rows([1, 2, 3, 4, 4, 5, 6], [0, 0, 1, -1, -1, 2, 2], 0)
+    c = replace(a, view=a.view + 1)
+    fresh, same = rule(a, c), a.id[:, None] == c.id[None, :]
+    for one, two in ((a, replace(c, age=c.age + 1)), (replace(a, age=a.age + 2), c), (a, replace(a, age=a.age + 1))):
+        stale = rule(one, two)
+        assert (stale.attract[same] == 0).all()
+        assert (stale.repel[same] == 0).all()
+        assert torch.equal(stale.attract[~same], fresh.attract[~same])
+        assert torch.equal(stale.repel[~same], fresh.repel[~same])
 
 
 def test_listed_knows_positives_judged_negatives_and_equal_texts() -> None:

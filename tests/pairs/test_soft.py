@@ -51,8 +51,11 @@ def test_a_pair_a_width_apart_attracts_by_one_over_e() -> None:
 
 
 def rs_cl(z: Tensor, other: Tensor, state: Tensor, tau: float, beta: float) -> Tensor:
-    """Equation 3 of arXiv:2510.01711 as a mean over anchors; the same as rs_cl_loss of github.com/Simon-Bruno/vla-rscl."""
-    logits = normalize(z, dim=1) @ normalize(other, dim=1).T / tau
+    """rs_cl_loss of rscl/losses.py of github.com/Simon-Bruno/vla-rscl (00ee1dd) with alpha = 1 and gamma = 0.
+
+    Equation 3 of arXiv:2510.01711 as a mean over anchors, of states that are scaled to length 1 first.
+    """
+    logits, state = normalize(z, dim=1) @ normalize(other, dim=1).T / tau, normalize(state, dim=1)
     weights = torch.softmax(-torch.cdist(state, state) / beta, 1)
     return -(weights * log_softmax(logits, 1)).sum(1).mean()
 
@@ -61,7 +64,7 @@ def rs_cl(z: Tensor, other: Tensor, state: Tensor, tau: float, beta: float) -> T
 @pytest.mark.parametrize("beta", [0.3, 1.0, 5.0])
 def test_infonce_of_near_states_equals_a_peer(beta: float) -> None:
     state = drawn(7, 3, seed=4)
-    a, c, z = views(value=state)
+    a, c, z = views(value=normalize(state, dim=1))
     found = infonce(a, c, rule=near(width=beta), temperature=0.2).loss
     assert_same(found, rs_cl(*z, state, 0.2, beta), z)
 
@@ -224,8 +227,8 @@ def test_graded_pairs_multiply_their_loss() -> None:
 
 @pytest.mark.proves(row=246, fact="reference")
 def test_swapped_captions_are_negatives_of_images_and_have_no_turn() -> None:
-    """The loss of NegCLIP as its forks of open_clip have it: github.com/lezhang7/Enhance-FineGrained, src/open_clip/loss.py:
-    all captions are columns of the images, and of the rows of captions the first n are kept."""
+    """ClipLoss of src/open_clip/loss.py of github.com/vinid/neg_clip (e680f8e), the authors' fork of open_clip: all
+    captions are columns of the images, and of the rows of captions the first n are kept."""
     images, captions, swapped = (drawn(6, seed=k).requires_grad_() for k in (1, 2, 3))
     texts = torch.cat([captions, swapped])
     x, y = normalize(images, dim=1), normalize(texts, dim=1)
@@ -260,6 +263,8 @@ def test_complemented_leaves_alone_what_is_ignored() -> None:
     rule = complemented(listed(Relation.of([1], [2], [0.25]), others=0.0))
     assert rule.elsewhere == (0.0, 0.0)
     assert rule(e, e).repel.tolist() == [[0, 0, 0.75], [0, 0, 0.75], [0, 0, 0]]
+    sure = complemented(listed(Relation.of([1], [2], [4.0])))  # more than a yes leaves nothing for a no
+    assert sure(e, e).repel.tolist() == [[0, 0, 0], [0, 0, 0], [1, 1, 0]]
 
 
 @pytest.mark.parametrize(

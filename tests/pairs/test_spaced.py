@@ -49,7 +49,9 @@ def test_equal_id_never_repels_and_a_stale_row_of_it_never_attracts() -> None:
 @pytest.mark.proves(row=41, fact="reference")
 @pytest.mark.parametrize("heavy", ["far", "near"])
 def test_infonce_with_it_is_the_loss_of_the_release(heavy: Any) -> None:
-    """SupConLoss_v2 without mixtures, weights "L1_inv" and "L1", less its factor P / (P + 1), in value and gradient.
+    """SupConLoss_v2 of imdb-wiki/supremix_loss.py of github.com/Dingyijiang1/Mixup-Your-Own-Pairs (76464f1).
+
+    Without mixtures, weights "L1_inv" and "L1", less its factor P / (P + 1), in value and gradient:
 
     -mean_i sum_p (s_ip - log sum_a w_ia exp(s_ia)) / (P + 1), over all anchors; here over those that have a positive.
     """

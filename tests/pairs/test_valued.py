@@ -37,9 +37,10 @@ def two_views_of(labels: list[float]) -> Embeddings:
 
 
 def supcon_of_mixtures(z: Tensor, y: Tensor, mixtures: list[tuple[int, bool, Tensor]], t: float) -> Tensor:
-    """SupConLoss_v2 without weights, of supremix_loss.py in the release of SupReMix for IMDB-WIKI.
+    """SupConLoss_v2 without weights, of imdb-wiki/supremix_loss.py of github.com/Dingyijiang1/Mixup-Your-Own-Pairs (76464f1).
 
-    Without the two different maxima that it takes away from logits of rows and of mixtures.
+    The authors' own repository, yilei-wu/SupReMix, has no code. Without its factor P / (P + 1), and without the two
+    different maxima that it takes away from logits of rows and of mixtures.
     """
     total = []
     for i in range(len(z)):
@@ -54,7 +55,7 @@ def supcon_of_mixtures(z: Tensor, y: Tensor, mixtures: list[tuple[int, bool, Ten
 
 @pytest.mark.proves(row=41, fact="reference")
 def test_mixtures_and_loss_are_the_authors() -> None:
-    """mixing_func of the release's training script, entry (i, j, k) for each drawn i, j, k; and its loss without weights."""
+    """mixing_func of imdb-wiki/train_supremix.py there, entry (i, j, k) for each drawn i, j, k; and its loss without weights."""
     rows = two_views_of(LABELS)
     z, y = rows.z, rows.facts["value"]
     own = mixed_by_value(rows, negatives=4, positives=3, window=4.0, generator=draws())
@@ -123,13 +124,16 @@ def test_shares_of_the_anchor_are_beta() -> None:
         )
 
 
-def test_mixtures_do_not_depend_on_the_order() -> None:
+def test_mixtures_do_not_depend_on_the_order_nor_on_lengths() -> None:
     rows = two_views_of(LABELS)
     own = mixed_by_value(rows, negatives=2, positives=1, window=9.0, generator=draws())
     order = torch.randperm(12, generator=draws())
     moved = mixed_by_value(rows.rows(order), negatives=2, positives=1, window=9.0, generator=draws())
     found = [sorted(map(tuple, torch.cat([o.id[:, None], o.z], 1).tolist())) for o in (own, moved)]
     assert torch.allclose(torch.tensor(found[0]), torch.tensor(found[1]))
+    longer = replace(rows, z=rows.z * torch.linspace(0.5, 4, 12, dtype=torch.float64)[:, None])
+    same = mixed_by_value(longer, negatives=2, positives=1, window=9.0, generator=draws())
+    assert torch.allclose(same.z, own.z)  # rows are scaled to length 1 before they are mixed
 
 
 def test_no_mixtures_is_supcon_on_labels() -> None:

@@ -117,7 +117,7 @@ def everywhere(rows: Embeddings, shares: Shares | None = None) -> Embeddings:
         whole = _AllRows.apply(torch.cat([f.to(common) for f in flat], 1), shares)
         pieces = whole.split([f.shape[1] for f in flat], 1)
         for (name, column), piece in zip(own.items(), pieces, strict=True):
-            found[name] = piece.reshape(-1, *column.shape[1:]).to(column.dtype).contiguous()
+            found[name] = piece.reshape(len(piece), *column.shape[1:]).to(column.dtype).contiguous()
     facts = {name: found[f"fact {name}"] for name in rows.facts}
     return replace(
         rows, z=found["z"], id=found["id"], view=found["view"], part=found["part"], age=found["age"], facts=facts

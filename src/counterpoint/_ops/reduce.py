@@ -67,6 +67,5 @@ def moments(z: Float[Tensor, "n d"], *, diagonal: bool = False) -> Moments:
     below = count.clamp(min=1)
     near = all_sum(z.detach().sum(0)) / below  # so near the mean that squares lose no digits; without gradient
     moved = z - near
-    squares = moved.square().sum(0) if diagonal else moved.T @ moved
-    rest, squares = summed(moved.sum(0)) / below, summed(squares) / below
-    return Moments(count, near + rest, squares - (rest.square() if diagonal else rest[:, None] * rest[None, :]))
+    squares = moved.square().sum(0) if diagonal else moved.T @ moved  # which a move of the mean does not change
+    return Moments(count, near + summed(moved.sum(0)) / below, summed(squares) / below)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import NamedTuple
@@ -11,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from counterpoint._ops.processes import all_sum
 from counterpoint._ops.scores import Score, dot
 from counterpoint._ops.sweep import sweep
 from counterpoint._ops.tile import Output, Side
@@ -33,11 +31,11 @@ def sinkhorn(
 ) -> Plan:
     """Share rows out evenly among columns: every row is given away whole, every column gets as much as any other.
 
-        columns_j = log(n / m) - log sum_i exp(scale s_ij + rows_i)
-        rows_i    =            - log sum_j exp(scale s_ij + columns_j)
+        columns_j = - log sum_i exp(scale s_ij + rows_i)
+        rows_i    = - log sum_j exp(scale s_ij + columns_j)
 
-    in turn, from rows_i = 0. No matrix of all pairs is held, and no exponential overflows. Sums over rows are sums over
-    the rows of all processes, however many each of them has.
+    in turn, from rows_i = 0; a constant that moves from one side to the other changes nothing. No matrix of all pairs is
+    held, and no exponential overflows. Sums over rows are over the rows of all processes, however many each has.
 
     Args:
         rows: n rows.
@@ -51,10 +49,6 @@ def sinkhorn(
     >>> (x.z + plan.rows[:, None] + plan.columns).exp().sum(0)
     tensor([1., 1.])
     """
-    n = float(len(rows))
-    if rows.placement == "sharded":
-        n = float(all_sum(torch.tensor(n, dtype=torch.float64, device=rows.z.device)))
-    share = math.log(max(1.0, n)) - math.log(max(1, len(columns)))
 
     def tile(
         scores: Mapping[str, Tensor], _pairs: Pairs, a: Side, c: Side, _params: Mapping[str, Tensor]
@@ -65,7 +59,7 @@ def sinkhorn(
         told = [replace(r, facts={**r.facts, HEIGHT: h}) for r, h in zip((rows, columns), plan, strict=True)]
         asked = {"rows": {"y": "logsumexp"}} if side == "rows" else {"columns": {"x": "logsumexp"}}
         swept = sweep(tile, *told, scores={"s": score or dot()}, precision="fp32", **asked)  # type: ignore[arg-type]
-        return -swept.rows["y"] if side == "rows" else share - swept.columns["x"]
+        return -(swept.rows["y"] if side == "rows" else swept.columns["x"])
 
     plan = Plan(rows.z.new_zeros(len(rows)), columns.z.new_zeros(len(columns)))
     for _ in range(iterations):

@@ -241,7 +241,7 @@ class Centroids(nn.Module):
     def foreign(self, rows: Embeddings) -> Embeddings:
         """The nearest centroid of each row but its own, as a made row that it owns: no row before there are any.
 
-        See `pairs.clusters.owned`. They are of no cluster, so that no rule spares them.
+        See `pairs.clusters.beside_made`. They are of no cluster, so that no rule spares them.
         """
         rows = rows if self.started else rows.rows(slice(0, 0))
         second = self._cosines(rows.z).topk(2, 1).indices[:, 1]
@@ -280,7 +280,8 @@ class ClusteredMemory(nn.Module):
     Differs:
         The authors put a batch in before they look for its neighbours, so that a row's nearest is itself; here the memory
         is read first, and other views of a row's own sample are passed over. Where a cluster has too few other rows,
-        fewer are found; the authors then look at the whole memory.
+        fewer are found; the authors then look at the whole memory. Rows are remembered at length 1, and a center is the mean
+        of such rows; the authors remember them, and take their mean, as long as they come.
 
     References:
         Poulakakis-Daktylidis, Jamali-Rad 2024, arXiv:2402.02444; memory.py and utils/sinkhorn.py of

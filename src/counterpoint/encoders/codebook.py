@@ -38,10 +38,13 @@ class Codebook(nn.Module):
         commitment: how strongly rows are drawn to their entries, at least 0; 0.1 in TSCTM.
 
     Differs:
-        Squared distances are added up over the width, as in TSCTM; the code of VQ-VAE takes their mean.
+        Squared distances are added up over the width, as in TSCTM; the code of VQ-VAE takes their mean. Without
+        augmentation the authors' loss counts each row among its own positives with a similarity of 0, and lets a row that
+        is alone in its code repel; here it does not count. It adds 1e-10 inside the logarithm.
 
     Relations:
-        The code is a fact of a row: under `labelled` equal codes attract, under `sparing` they do not repel.
+        The code is a fact of a row: `infonce` with positives_compete=False is the loss of TSCTM, under labelled("code") its
+        term of equal codes, under without(same_sample, equal("code")) that of two views; `Outcome.of` weighs them.
 
     References:
         van den Oord, Vinyals, Kavukcuoglu 2017, arXiv:1711.00937; Wu, Luu, Dong 2022, arXiv:2211.12878;

@@ -183,7 +183,7 @@ def mixed_barlow_twins(
     """Barlow Twins, and mixtures of inputs whose correlation with clean rows is the same mixture of the clean ones.
 
     For the standardised rows x, y of two views and m of mixtures, of which the k-th has the share a_k of sample p_k's
-    first view and the rest of sample q_k's second,
+    first view and the rest, of sample q_k's second,
 
         r_k = m_k - a_k x_p - (1 - a_k) y_q,          mixed = |mean_k r_k x_p^T|^2 + |mean_k r_k y_p^T|^2
         loss = barlow_twins + scale off_diagonal mixed
@@ -191,7 +191,8 @@ def mixed_barlow_twins(
     Args:
         anchors: n rows of the first view.
         candidates: m rows of the second.
-        mixed: rows of mixtures, with the facts "first" and "second", the ids of their samples, and "share", from 0 to 1.
+        mixed: rows of mixtures, with the facts "sources", [k, 2], the ids of their two samples, and "shares", [k, 2], what
+            each has of either; `pairs.synthetic.of_sources` makes them.
         rule: who pairs with whom in Barlow Twins.
         off_diagonal: weight of Barlow Twins' second sum, at least 0.
         scale: weight of the new term beside that, at least 0.
@@ -214,24 +215,24 @@ def mixed_barlow_twins(
         Bandara et al. 2023, arXiv:2312.02151; github.com/wgcban/mix-bt, main.py.
 
     >>> x = Embeddings.of(torch.randn(8, 3))
-    >>> facts = {"first": x.id, "second": x.id.flip(0), "share": torch.ones(8)}
+    >>> facts = {"sources": torch.stack([x.id, x.id.flip(0)], 1), "shares": torch.tensor([[1.0, 0.0]]).expand(8, 2)}
     >>> m = Embeddings.of(x.z, id=-1 - x.id, facts=facts)
     >>> mixed_barlow_twins(x, Embeddings.of(torch.randn(8, 3), view=1), m).terms["mixed"].item() < 1e-10
     True
     """
-    missing = [name for name in ("first", "second", "share") if name not in mixed.facts]
+    missing = [name for name in ("sources", "shares") if name not in mixed.facts]
     if missing:
-        raise KeyError(f"wanted mixtures with the facts first, second and share, they lack: {', '.join(missing)}")
+        raise KeyError(f"wanted mixtures with the facts sources and shares, they lack: {', '.join(missing)}")
     a, c, m = (standardised(widened(rows), eps=eps, correction=correction) for rows in (anchors, candidates, mixed))
     redundancy = _redundancy(cross(a, c, rule), off_diagonal)
     a, c = everywhere(a), everywhere(c)
-    first, second, share = (m.facts[name] for name in ("first", "second", "share"))
+    first, second = m.facts["sources"].T.contiguous()
     (x, there), (y, also), (other, too) = of_ids(a, first), of_ids(c, first), of_ids(c, second)
-    share = share.to(m.z)[:, None]
+    share, rest = m.facts["shares"].to(m.z).T[:, :, None]
     counts = (there & also & too).to(m.z)[:, None]
-    rest = counts * (m.z - share * x - (1 - share) * other)
+    left = counts * (m.z - share * x - rest * other)
     below = summed(counts.sum()).clamp(min=1)
-    error = (summed(rest.T @ x) / below).square().sum() + (summed(rest.T @ y) / below).square().sum()
+    error = (summed(left.T @ x) / below).square().sum() + (summed(left.T @ y) / below).square().sum()
     weights = {"barlow_twins": 1.0, "mixed": scale * off_diagonal}
     return Outcome({"barlow_twins": redundancy, "mixed": error}, weights, {})
 

@@ -122,7 +122,7 @@ def slap(
         piece.
 
     References:
-        Guinot, Riou et al. 2025, arXiv:2506.17815.
+        Guinot, Riou et al. 2025, arXiv:2506.17815; BYOLLoss in src/utils/losses/byol.py of github.com/Pliploop/SLAP.
 
     >>> import torch
     >>> rows = Embeddings.of(torch.eye(2), facts={"teacher": torch.eye(2)})

@@ -1,4 +1,4 @@
-"""Who is a pair of whom where rows have clusters: members that do not repel, siblings that attract, owned negatives."""
+"""Who is a pair of whom where rows have clusters: members under a band, siblings that attract, negatives made for an anchor."""
 
 from __future__ import annotations
 
@@ -17,46 +17,6 @@ def _alike(a: Embeddings, c: Embeddings, fact: str) -> Tensor:
     """Which pairs have the same number above or at 0, [n m]."""
     own, other = a.facts[fact][:, None], c.facts[fact][None, :]
     return (own == other) & (own >= 0)
-
-
-@dataclass(frozen=True)
-class Sparing:
-    """The rule made by `sparing`."""
-
-    rule: Rule
-    fact: str
-
-    def __call__(self, a: Embeddings, c: Embeddings) -> Pairs:
-        """The dense form."""
-        pairs = self.rule(a, c)
-        return Pairs(pairs.attract, torch.where(_alike(a, c, self.fact), torch.zeros_like(pairs.repel), pairs.repel))
-
-
-@paper(row=167)
-def sparing(rule: Rule = same_sample, *, fact: str = "cluster") -> Sparing:
-    """As another rule says, but rows of one cluster never repel each other.
-
-    Args:
-        rule: what the rest follows.
-        fact: the name of the integer fact; below 0 stands for no cluster.
-
-    Differs:
-        In TSCTM, whose clusters are codes, `infonce` with positives_compete=False under this rule is the term of the two
-        views, and under labelled(fact) the term of equal codes: `Outcome.of` weighs them. The authors' code without
-        augmentation counts each row among its own positives with a similarity of 0, and lets a row that is alone in its
-        code repel; here it does not count. It adds 1e-10 inside the logarithm.
-
-    Relations:
-        `labelled` lets the members attract too. `cluster_mates` are the pairs that this one spares.
-
-    References:
-        Wu, Luu, Dong 2022, arXiv:2211.12878; models/TSC.py of github.com/BobXWu/TSCTM.
-
-    >>> e = Embeddings.of(torch.eye(3), facts={"cluster": torch.tensor([4, 4, 9])})
-    >>> sparing()(e, e).repel.tolist()
-    [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
-    """
-    return Sparing(rule, fact)
 
 
 @dataclass(frozen=True)
@@ -85,8 +45,8 @@ def cluster_mates(fact: str = "cluster") -> ClusterMates:
 
 
 @dataclass(frozen=True)
-class Owned:
-    """The rule made by `owned`."""
+class BesideMade:
+    """The rule made by `beside_made`."""
 
     rule: Rule
     weight: float
@@ -100,7 +60,7 @@ class Owned:
 
 
 @paper(row=146)
-def owned(rule: Rule = same_sample, *, weight: float = 1.0) -> Owned:
+def beside_made(rule: Rule = same_sample, *, weight: float = 1.0) -> BesideMade:
     """Made rows repel: that of the anchor itself by a weight of its own, those of others by 1; the rest as another rule says.
 
     Args:
@@ -116,12 +76,12 @@ def owned(rule: Rule = same_sample, *, weight: float = 1.0) -> Owned:
 
     >>> a = Embeddings.of(torch.eye(2), id=torch.tensor([5, 6]))
     >>> made = Embeddings.of(torch.eye(2), id=torch.tensor([-1, -1]), facts={"owner": torch.tensor([5, 6])})
-    >>> owned(weight=3.0)(a, made).repel.tolist()
+    >>> beside_made(weight=3.0)(a, made).repel.tolist()
     [[3.0, 1.0], [1.0, 3.0]]
     """
     if not weight >= 0:
         raise ValueError(f"wanted a weight of at least 0, got {weight}")
-    return Owned(rule, weight)
+    return BesideMade(rule, weight)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,8 @@ def spaced(fact: str = "value", *, heavy: Literal["far", "near"] = "far") -> Spa
         With all gaps counting as 0 this is `labelled` with one label for each value.
 
     References:
-        Wu et al. 2023, arXiv:2309.16633, equation 3; the class SupConLoss_v2 of the release.
+        Wu et al. 2023, arXiv:2309.16633, equation 3; SupConLoss_v2 in imdb-wiki/supremix_loss.py of
+        github.com/Dingyijiang1/Mixup-Your-Own-Pairs.
 
     >>> import torch
     >>> e = Embeddings.of(torch.eye(3), facts={"value": torch.tensor([1.0, 1.0, 4.0])})

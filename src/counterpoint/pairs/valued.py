@@ -74,8 +74,8 @@ def mixed_by_value(
         rows to length 1 before they are mixed.
 
     References:
-        Wu et al. 2023, arXiv:2309.16633; mixing_func of the release's training script and
-        calculate_alpha_vectorized of its utils.py, where b ~ Beta(2, 8).
+        Wu et al. 2023, arXiv:2309.16633; imdb-wiki/train_supremix.py (mixing_func) and utils.py
+        (calculate_alpha_vectorized) of github.com/Dingyijiang1/Mixup-Your-Own-Pairs, where b ~ Beta(2, 8).
 
     >>> rows = Embeddings.of(torch.eye(3), facts={"value": torch.tensor([0.0, 1.0, 3.0])})
     >>> found = mixed_by_value(rows, negatives=0, positives=1, window=5.0, generator=torch.Generator())

@@ -101,7 +101,7 @@ def systems(code: str) -> tuple[Sequence[str], Sequence[str]]:
     """Names of the systems that are about a fault: those that work here, and those that do not yet.
 
     >>> systems("cone")[0]
-    ('SimCSE', 'Alignment and Uniformity')
+    ('SimCSE', 'Alignment and Uniformity', 'WhitenedCSE (shuffled group whitening)')
     """
     known = {row["row"]: row for row in index()["systems"]}
     found = [known[row] for row in REMEDIES[code].rows if row in known]
