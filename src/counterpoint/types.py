@@ -58,7 +58,8 @@ class Embeddings:
     Args:
         z: [n, d] vectors, or [n, t, d] token sets; d may be 0 for rows that are facts only.
         id: [n] content identity: the same text has the same id in any role. Ids < 0 are made things (prototypes, noise).
-        view: [n] which view of the sample; 0 where there is one.
+        view: [n] which view of the sample; 0 where there is one. The two sides of a pair have different ones, such as images
+            0 and texts 1: a row of equal id, view, part and age is oneself, and oneself is no positive.
         part: [n] cell, span or time step; 0 when the row is the whole sample.
         age: [n] 0 for a row of this step, > 0 for a row from a queue.
         facts: per-row tensors that a rule or objective may read; they may require grad.

@@ -126,6 +126,9 @@ def without(rule: Rule, *filters: Filter) -> Without:
         rule: who attracts and who repels whom.
         filters: `suspected`, `above_positive`, `equal`, `unequal`, or anything of their form.
 
+    Raises:
+        TypeError: for something else, such as a rule.
+
     Relations:
         A rule by which only listed pairs may repel stays a list; any other becomes one by matrix, a tile at a time.
         `within` is `without(rule, unequal(fact))` with a form by keys. `pairs.mining` asks the same questions before
@@ -136,6 +139,9 @@ def without(rule: Rule, *filters: Filter) -> Without:
     >>> without(same_sample, suspected(least=0.9))(e, e).repel.tolist()
     [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
     """
+    for found in filters:
+        if not isinstance(found, Filter) or isinstance(found, type):
+            raise TypeError(f"wanted filters, such as `suspected(least=0.9)` or `equal('cluster')`, got {found!r}")
     own = special(rule)
     if own is not None and own[1] == 0 and hasattr(rule, "edges"):
         return ListedWithout(rule, filters, own)
