@@ -66,3 +66,39 @@ def test_a_relation_refuses_what_is_not_one() -> None:
 def test_the_loss_is_the_weighted_sum_of_the_terms() -> None:
     outcome = Outcome({"a": torch.tensor(2.0), "b": torch.tensor(3.0)}, {"a": 1.0, "b": 0.5}, {})
     assert outcome.loss.item() == 3.5
+
+
+def test_a_fact_that_rows_lack_says_which_they_have() -> None:
+    rows = Embeddings.of(torch.zeros(1, 1), facts={"label": torch.tensor([1]), "age": torch.tensor([2])})
+    with pytest.raises(KeyError, match="fact 'cluster', they have: age, label"):
+        rows.rows(slice(0, 1)).facts["cluster"]
+    with pytest.raises(KeyError, match="they have: none"):
+        Embeddings.of(torch.zeros(1, 1)).facts["cluster"]
+
+
+def test_rows_are_told_more_and_keep_all_else() -> None:
+    before = embeddings([7, 8], view=1)
+    after = before.told(cluster=torch.tensor([2, 3])).told(cluster=torch.tensor([4, 5]))
+    assert after.facts["cluster"].tolist() == [4, 5]
+    assert after.facts.keys() == before.facts.keys() | {"cluster"}
+    assert "cluster" not in before.facts
+    assert torch.equal(after.z, before.z)
+    assert torch.equal(after.id, before.id)
+    assert torch.equal(after.view, before.view)
+
+
+def test_fresh_rows_may_be_the_same_on_all_processes() -> None:
+    memory = Embeddings.of(torch.zeros(1, 1), placement="replicated")
+    assert memory.placement == "replicated"
+    with pytest.raises(ValueError, match="`joined` of objectives"):
+        Embeddings.cat([memory, Embeddings.of(torch.zeros(1, 1))])
+
+
+def test_notes_of_several_outcomes_are_all_kept() -> None:
+    def one(**notes: float) -> Outcome:
+        return Outcome({"x": torch.tensor(1.0)}, {"x": 1.0}, {k: torch.tensor(v) for k, v in notes.items()})
+
+    found = Outcome.of(a=(1.0, one(negatives=3.0)), b=(1.0, one(negatives=4.0, slope=5.0)), c=(1.0, one())).notes
+    assert {name: note.item() for name, note in found.items()} == {
+        "negatives": 3.0, "a negatives": 3.0, "b negatives": 4.0, "slope": 5.0
+    }  # fmt: skip

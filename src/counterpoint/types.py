@@ -5,6 +5,7 @@ The alphabet of shapes: n anchors, m candidates, d width, t tokens or time, e ed
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
@@ -33,6 +34,20 @@ def items_of(batch: Batch) -> Any:
     return next(batch[kind] for kind in KINDS if kind in batch)
 
 
+class Facts(dict[str, Tensor]):
+    """The facts of some rows by name. One that they do not have says which they have.
+
+    >>> Facts(label=torch.zeros(1))["cluster"]
+    Traceback (most recent call last):
+    KeyError: "wanted rows with the fact 'cluster', they have: label"
+    """
+
+    def __missing__(self, name: str) -> Tensor:
+        """Nothing stands in for a fact."""
+        known = ", ".join(sorted(fact for fact in self if not fact.startswith("_"))) or "none"
+        raise KeyError(f"wanted rows with the fact '{name}', they have: {known}")
+
+
 @dataclass(frozen=True)
 class Embeddings:
     """Vectors that remember where they came from.
@@ -43,7 +58,8 @@ class Embeddings:
     Args:
         z: [n, d] vectors, or [n, t, d] token sets; d may be 0 for rows that are facts only.
         id: [n] content identity: the same text has the same id in any role. Ids < 0 are made things (prototypes, noise).
-        view: [n] which view of the sample; 0 where there is one.
+        view: [n] which view of the sample; 0 where there is one. The two sides of a pair have different ones, such as images
+            0 and texts 1: a row of equal id, view, part and age is oneself, and oneself is no positive.
         part: [n] cell, span or time step; 0 when the row is the whole sample.
         age: [n] 0 for a row of this step, > 0 for a row from a queue.
         facts: per-row tensors that a rule or objective may read; they may require grad.
@@ -68,6 +84,7 @@ class Embeddings:
     placement: Literal["sharded", "replicated"] = "sharded"
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "facts", Facts(self.facts))
         n = len(self.z)
         columns = {"id": self.id, "view": self.view, "part": self.part, "age": self.age, **self.facts}
         for name, column in columns.items():
@@ -82,11 +99,12 @@ class Embeddings:
         id: Int[Tensor, " n"] | None = None,
         view: int = 0,
         facts: Mapping[str, Tensor] | None = None,
+        placement: Literal["sharded", "replicated"] = "sharded",
     ) -> Embeddings:
         """Fresh embeddings of whole samples; without `id`, row i is sample i of this process, and of no other."""
         zeros = torch.zeros(len(z), dtype=torch.int64, device=z.device)
         id = torch.arange(len(z), device=z.device) + rank() * PER_PROCESS if id is None else id.to(z.device)
-        return cls(z, id, zeros + view, zeros, zeros, facts or {})
+        return cls(z, id, zeros + view, zeros, zeros, facts or {}, placement)
 
     def __len__(self) -> int:
         return len(self.z)
@@ -104,6 +122,14 @@ class Embeddings:
             facts=facts,
         )
 
+    def told(self, **facts: Tensor) -> Embeddings:
+        """The same rows with more facts; one of a name that they have takes its place.
+
+        >>> Embeddings.of(torch.eye(2)).told(label=torch.tensor([4, 9])).facts["label"].tolist()
+        [4, 9]
+        """
+        return replace(self, facts={**self.facts, **facts})
+
     def to_unit(self) -> Embeddings:
         """The same rows scaled to length 1; a zero row stays zero."""
         return replace(self, z=to_unit(self.z))
@@ -113,10 +139,13 @@ class Embeddings:
         """Several sets as one; facts that not every set has are dropped.
 
         Raises:
-            ValueError: for a sharded and a replicated set; see `_ops.processes.joined`.
+            ValueError: for a sharded and a replicated set, such as a batch and a queue; `joined` of `objectives.custom`
+                takes both.
         """
         if len({s.placement for s in sets}) > 1:
-            raise ValueError("wanted sets of one placement, got sharded and replicated ones; join them by `joined`")
+            raise ValueError(
+                "wanted sets of one placement, got sharded and replicated ones; `joined` of objectives.custom takes both"
+            )
         shared = set.intersection(*(set(s.facts) for s in sets))
         return replace(
             sets[0],
@@ -276,14 +305,19 @@ class Outcome(NamedTuple):
 
     @staticmethod
     def of(**parts: tuple[float, Outcome]) -> Outcome:
-        """Several outcomes as one: each becomes a term under its name, with its weight; of equal notes the first stays.
+        """Several outcomes as one: each becomes a term under its name, with its weight.
 
-        >>> one = Outcome({"x": torch.tensor(2.0)}, {"x": 1.0}, {})
-        >>> Outcome.of(near=(1.0, one), far=(0.5, one)).loss.item()
-        3.0
+        A note that several have keeps its name for the first of them, and stands for each under "<term> <note>".
+
+        >>> one = Outcome({"x": torch.tensor(2.0)}, {"x": 1.0}, {"negatives": torch.ones(1)})
+        >>> both = Outcome.of(near=(1.0, one), far=(0.5, one))
+        >>> both.loss.item(), sorted(both.notes)
+        (3.0, ['far negatives', 'near negatives', 'negatives'])
         """
         notes: dict[str, Tensor] = {}
-        for _, outcome in parts.values():
+        often = Counter(note for _, outcome in parts.values() for note in outcome.notes)
+        for term, (_, outcome) in parts.items():
             notes = {**outcome.notes, **notes}
+            notes |= {f"{term} {name}": note for name, note in outcome.notes.items() if often[name] > 1}
         terms = {name: outcome.loss for name, (_, outcome) in parts.items()}
         return Outcome(terms, {name: weight for name, (weight, _) in parts.items()}, notes)

@@ -121,3 +121,10 @@ def test_momentum_contrast_is_the_formula_of_its_algorithm() -> None:
 def test_sets_of_two_placements_are_not_put_together_blindly() -> None:
     with pytest.raises(ValueError, match="one placement"):
         Embeddings.cat([rows([1]), Queue(1, 3).rows()])
+
+
+def test_a_queue_refuses_rows_of_another_width() -> None:
+    with pytest.raises(ValueError, match=r"width 4 in the queue, got \[2, 3\]"):
+        Queue(4, 4).push(rows([1, 2]))
+    with pytest.raises(KeyError, match="the fact 'label', they have: none"):
+        Queue(4, 3, facts={"label": torch.int64}).push(rows([1, 2]))

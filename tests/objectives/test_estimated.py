@@ -16,7 +16,7 @@ from counterpoint.encoders.estimates import Estimates
 from counterpoint.objectives.estimated import estimated
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.labels import labelled
-from counterpoint.types import Embeddings
+from counterpoint.types import Embeddings, Outcome
 from tests.objectives.contract import RULES, two_sets
 
 SOGCLR = (
@@ -147,6 +147,30 @@ def test_two_modalities_are_the_loss_of_the_authors_step_by_step() -> None:
             assert torch.allclose(state.log_u[index].exp(), theirs.u[k][index, 0], rtol=1e-7)
             assert torch.allclose(state.temperature, theirs.tau[k][:, 0], rtol=1e-8)
         assert_gradients(4 * found, wanted, leaves)
+
+
+def test_two_tables_follow_one_outcome_of_both_directions() -> None:
+    sets = [Embeddings.of(draw(5, seed=v), view=v, facts={"row": torch.arange(5)}) for v in (0, 1)]
+    apart, together = ([Estimates(5, temperature=0.3).double() for _ in range(2)] for _ in range(2))
+    told = [table.of(rows) for table, rows in zip(together, sets, strict=True)]
+    outcomes = [estimated(a, c, temperature="temperature") for a, c in (told, told[::-1])]
+    both = Outcome.of(images=(0.5, outcomes[0]), texts=(0.5, outcomes[1]))
+    for k, name in enumerate(("images", "texts")):
+        apart[k].follow(told[k], outcomes[k])
+        together[k].follow(told[k], both, term=name)
+        assert torch.equal(apart[k].log_u, together[k].log_u)
+        assert torch.equal(apart[k].temperature, together[k].temperature)
+    assert not torch.equal(together[0].log_u, together[1].log_u)
+
+
+def test_estimates_follow_only_what_was_noted_of_their_rows() -> None:
+    state = Estimates(5)
+    rows = state.of(Embeddings.of(draw(5, seed=0), facts={"row": torch.arange(5)}))
+    outcome = estimated(rows)
+    with pytest.raises(KeyError, match=r"notes \['texts estimate', 'texts slope'\], it has: estimate"):
+        state.follow(rows, outcome, term="texts")
+    with pytest.raises(ValueError, match="5 rows, got 2"):
+        state.follow(rows.rows(slice(0, 2)), outcome)
 
 
 @pytest.mark.proves(row=187, fact="closed-form")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from counterpoint.objectives.rerank import binary, listwise, scored
+from counterpoint.objectives.rerank import binary, listwise, scored_pairs
 from counterpoint.types import Embeddings
 
 MONOBERT = "Nogueira, Cho: Passage Re-ranking with BERT, arXiv:1901.04085, 2019"
@@ -18,7 +18,7 @@ LCE = "Gao, Dai, Callan: Rethink Training of BERT Rerankers in Multi-Stage Retri
 
 def pairs(score: Tensor, query: list[int], positive: list[int], row: list[int] | None = None) -> Embeddings:
     rows = None if row is None else torch.tensor(row)
-    return scored(score, query=torch.tensor(query), positive=torch.tensor(positive).bool(), row=rows)
+    return scored_pairs(score, query=torch.tensor(query), positive=torch.tensor(positive).bool(), row=rows)
 
 
 def sample(seed: int, dtype: torch.dtype = torch.float64) -> Embeddings:
@@ -27,7 +27,7 @@ def sample(seed: int, dtype: torch.dtype = torch.float64) -> Embeddings:
     query = torch.randint(6, (40,), generator=g)
     positive = (torch.rand(40, generator=g) < 0.3) & (query != 4) | (query == 5)
     score = (3 * torch.randn(40, generator=g, dtype=dtype)).requires_grad_()
-    return scored(score, query=query * 10**15, positive=positive)
+    return scored_pairs(score, query=query * 10**15, positive=positive)
 
 
 @pytest.mark.proves(reference=MONOBERT, fact="closed-form")
@@ -84,14 +84,14 @@ def test_order_does_not_matter_and_gradients_are_right(loss: object) -> None:
     order = torch.randperm(len(e))
     assert torch.allclose(loss(e).loss, loss(e.rows(order)).loss)  # type: ignore[operator]
     assert torch.autograd.gradcheck(
-        lambda s: loss(scored(s, query=e.id, positive=e.facts["positive"])).loss,
+        lambda s: loss(scored_pairs(s, query=e.id, positive=e.facts["positive"])).loss,
         e.facts["score"],  # type: ignore[operator]
     )
 
 
 def test_listwise_does_not_see_what_all_scores_of_a_query_share() -> None:
     e = sample(2)
-    moved = scored(e.facts["score"] + e.id / 1e15, query=e.id, positive=e.facts["positive"])
+    moved = scored_pairs(e.facts["score"] + e.id / 1e15, query=e.id, positive=e.facts["positive"])
     assert torch.allclose(listwise(e).loss, listwise(moved).loss)
     assert not torch.allclose(binary(e).loss, binary(moved).loss)
 

@@ -209,3 +209,12 @@ def test_bad_arguments_are_refused() -> None:
         above_positive()(e, e)
     with pytest.raises(ValueError, match=r"at least 0, got -0\.1"):
         above_positive(margin=-0.1)
+
+
+def test_what_is_no_filter_is_refused() -> None:
+    """The check of shapes comes first here; it is not there in use, where a class passes for what it makes."""
+    for wrong in (labelled(), suspected, same_sample):
+        with pytest.raises(TypeError, match="filters"):
+            without(same_sample, wrong)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="wanted filters, such as"):
+        without(same_sample, type(equal("label")))  # type: ignore[arg-type]

@@ -222,3 +222,13 @@ def test_draws_belong_to_rows_and_numbers() -> None:
     generator = torch.Generator().manual_seed(1)
     assert torch.equal(by_identity(generator, rows, number, 2), one)
     assert not torch.equal(by_identity(generator, rows, number, 2), one)
+
+
+def test_nothing_is_made_of_made_rows() -> None:
+    """The id of what is made of a made row would be that of a sample."""
+    a = Embeddings.of(torch.eye(4))
+    once = made(a, torch.ones(4, 4), attracts=0.0)
+    with pytest.raises(ValueError, match="got an id of -4: a made row"):
+        made(once, torch.ones(4, 4), attracts=0.0)
+    with pytest.raises(ValueError, match="wanted rows of samples"):
+        of_sources(once, torch.arange(4), 0.5)

@@ -17,7 +17,7 @@ from torch import nn
 
 from counterpoint.data.orders import endless, shuffled
 from counterpoint.encoders.text import autocast
-from counterpoint.objectives.rerank import binary, scored
+from counterpoint.objectives.rerank import binary, scored_pairs
 from counterpoint.objectives.softmax import infonce
 from counterpoint.objectives.spread import alignment
 from counterpoint.pairs.labels import labelled
@@ -146,7 +146,7 @@ def test_attraction_alone_collapses() -> None:
 def test_scored_pairs_have_no_vectors_to_judge() -> None:
     """Of a cross-encoder nobody can say that its anchors have no positive, or that its rows have collapsed."""
     query, positive = torch.arange(8) // 4, torch.arange(8) % 4 == 0
-    pairs = scored(torch.randn(8, generator=torch.Generator().manual_seed(0)), query=query, positive=positive)
+    pairs = scored_pairs(torch.randn(8, generator=torch.Generator().manual_seed(0)), query=query, positive=positive)
     method = Method(nn.ModuleDict(), dict, dict, lambda _, sets: binary(sets["pair"]), dict)
     health = Health(method)
     for number in range(1, 60):

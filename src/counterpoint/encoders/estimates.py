@@ -76,9 +76,25 @@ class Estimates(nn.Module):
         return replace(rows, facts={**rows.facts, **facts})
 
     @torch.no_grad()
-    def follow(self, rows: Embeddings, outcome: Outcome) -> None:
-        """Take over what `estimated` noted of these anchors, of all processes."""
-        notes = torch.stack([outcome.notes[name].to(self.log_u) for name in ("estimate", "slope")], 1)
+    def follow(self, rows: Embeddings, outcome: Outcome, *, term: str | None = None) -> None:
+        """Take over what `estimated` noted of these anchors, of all processes.
+
+        Args:
+            rows: the anchors.
+            outcome: what `estimated` said of them, or an `Outcome.of` that has it among its terms.
+            term: the name of that term, where several have estimates, such as two directions with a table each.
+
+        Raises:
+            ValueError: for notes of other rows.
+            KeyError: for an outcome without estimates.
+        """
+        wanted = [f"{term} {name}" if term else name for name in ("estimate", "slope")]
+        if missing := [name for name in wanted if name not in outcome.notes]:
+            known = ", ".join(sorted(outcome.notes)) or "none"
+            raise KeyError(f"wanted an outcome of `estimated` with the notes {missing}, it has: {known}")
+        notes = torch.stack([outcome.notes[name].to(self.log_u) for name in wanted], 1)
+        if len(notes) != len(rows):
+            raise ValueError(f"wanted the anchors that were noted, {len(notes)} rows, got {len(rows)}")
         told = everywhere(replace(rows, z=notes, facts={"row": rows.facts["row"]}))
         estimate, slope = told.z.T
         known = estimate > FLOOR / 2

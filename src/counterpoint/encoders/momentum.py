@@ -85,7 +85,14 @@ class Queue(nn.Module):
 
     @torch.no_grad()
     def push(self, rows: Embeddings) -> None:
-        """Put the rows of all processes in, over the oldest; of more rows than fit, the last ones stay."""
+        """Put the rows of all processes in, over the oldest; of more rows than fit, the last ones stay.
+
+        Raises:
+            ValueError: for rows of another width.
+            KeyError: for rows without a fact that it remembers.
+        """
+        if rows.z.shape[1:] != self.z.shape[1:]:
+            raise ValueError(f"wanted rows of width {self.z.shape[1]} in the queue, got {list(rows.z.shape)}")
         rows = everywhere(rows)
         self.pushes += 1
         start = int(self.at) + len(rows)

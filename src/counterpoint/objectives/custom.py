@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from counterpoint._ops.layout import Rule
+from counterpoint._ops.processes import joined
 from counterpoint._ops.reduce import mean
 from counterpoint._ops.running import Bound, Reduction, plus_log
 from counterpoint._ops.scores import Score, dot, maxsim, pairwise, squared
@@ -28,6 +29,7 @@ __all__ = [
     "as_embeddings",
     "custom",
     "dot",
+    "joined",
     "keep",
     "maxsim",
     "pairwise",

@@ -13,7 +13,7 @@ from counterpoint.papers import paper
 from counterpoint.types import Embeddings, Outcome
 
 
-def scored(
+def scored_pairs(
     score: Float[Tensor, " n"],
     *,
     query: Int[Tensor, " n"],
@@ -28,7 +28,7 @@ def scored(
         positive: whether the pair belongs together.
         row: which list of the query a pair belongs to, where a query has several; None: all pairs of a query are one.
 
-    >>> len(scored(torch.zeros(2), query=torch.tensor([1, 1]), positive=torch.tensor([True, False])))
+    >>> len(scored_pairs(torch.zeros(2), query=torch.tensor([1, 1]), positive=torch.tensor([True, False])))
     2
     """
     zeros = torch.zeros_like(query)
@@ -43,7 +43,7 @@ def binary(pairs: Embeddings, *, positive_weight: float = 1.0) -> Outcome:
         loss = mean_i w_i ( -log sigmoid(s_i) if positive else -log(1 - sigmoid(s_i)) )
 
     Args:
-        pairs: made by `scored`.
+        pairs: made by `scored_pairs`.
         positive_weight: w of positives beside 1 of negatives, in the weighted mean; > 0.
 
     Returns:
@@ -58,7 +58,7 @@ def binary(pairs: Embeddings, *, positive_weight: float = 1.0) -> Outcome:
     References:
         Nogueira, Cho 2019, arXiv:1901.04085, section 3.
 
-    >>> pair = scored(torch.zeros(1), query=torch.tensor([1]), positive=torch.tensor([True]))
+    >>> pair = scored_pairs(torch.zeros(1), query=torch.tensor([1]), positive=torch.tensor([True]))
     >>> round(binary(pair).loss.item(), 4)
     0.6931
     """
@@ -78,7 +78,7 @@ def listwise(pairs: Embeddings) -> Outcome:
         loss = mean_p -log( exp s_p / (exp s_p + sum_j exp s_j) ),  j: negatives of the list of p
 
     Args:
-        pairs: made by `scored`. A positive whose list has no negative has no turn.
+        pairs: made by `scored_pairs`. A positive whose list has no negative has no turn.
 
     Returns:
         The term "listwise", at least 0, in nats a positive.
@@ -92,7 +92,7 @@ def listwise(pairs: Embeddings) -> Outcome:
     References:
         Gao, Dai, Callan 2021, arXiv:2101.08751, section 3.
 
-    >>> pair = scored(torch.zeros(2), query=torch.tensor([1, 1]), positive=torch.tensor([True, False]))
+    >>> pair = scored_pairs(torch.zeros(2), query=torch.tensor([1, 1]), positive=torch.tensor([True, False]))
     >>> round(listwise(pair).loss.item(), 4)
     0.6931
     """

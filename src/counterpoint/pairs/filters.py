@@ -15,7 +15,7 @@ from counterpoint._ops.sweep import sweep
 from counterpoint._ops.tile import keep
 from counterpoint._ops.unit import to_unit
 from counterpoint.papers import paper
-from counterpoint.types import Edges, Embeddings, PairRule, Pairs, densify
+from counterpoint.types import Edges, Embeddings, PairRule, Pairs, densify, same_sample
 
 OWN = "own positive"  # the anchors' fact that `own_positive` writes and `above_positive` reads
 OPEN = -FLOOR  # the bar of an anchor without a positive: nothing is above it
@@ -33,7 +33,7 @@ class Filter(Protocol):
 
 
 @dataclass(frozen=True)
-class Alike:
+class TooAlike:
     """The filter by a teacher's cosine; made by `suspected` and `above_positive`.
 
     Args:
@@ -126,6 +126,9 @@ def without(rule: Rule, *filters: Filter) -> Without:
         rule: who attracts and who repels whom.
         filters: `suspected`, `above_positive`, `equal`, `unequal`, or anything of their form.
 
+    Raises:
+        TypeError: for something else, such as a rule.
+
     Relations:
         A rule by which only listed pairs may repel stays a list; any other becomes one by matrix, a tile at a time.
         `within` is `without(rule, unequal(fact))` with a form by keys. `pairs.mining` asks the same questions before
@@ -136,6 +139,9 @@ def without(rule: Rule, *filters: Filter) -> Without:
     >>> without(same_sample, suspected(least=0.9))(e, e).repel.tolist()
     [[0.0, 0.0, 1.0], [0.0, 0.0, 1.0], [1.0, 1.0, 0.0]]
     """
+    for found in filters:
+        if not isinstance(found, Filter) or isinstance(found, type):
+            raise TypeError(f"wanted filters, such as `suspected(least=0.9)` or `equal('cluster')`, got {found!r}")
     own = special(rule)
     if own is not None and own[1] == 0 and hasattr(rule, "edges"):
         return ListedWithout(rule, filters, own)
@@ -143,7 +149,7 @@ def without(rule: Rule, *filters: Filter) -> Without:
 
 
 @paper(row=102)
-def suspected(fact: str = "teacher", *, least: float) -> Alike:
+def suspected(fact: str = "teacher", *, least: float) -> TooAlike:
     """The filter of pairs that another model finds too similar to be negatives.
 
     Found where cos(p_i, p_j) >= least.
@@ -162,14 +168,14 @@ def suspected(fact: str = "teacher", *, least: float) -> Alike:
     >>> suspected(least=0.5)(e, e).tolist()
     [[True, False], [False, True]]
     """
-    return Alike(fact, least)
+    return TooAlike(fact, least)
 
 
 @paper(
     reference="Solatorio: GISTEmbed: Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning, "
     "arXiv:2402.16829, 2024"
 )
-def above_positive(fact: str = "teacher", *, margin: float = 0.0, relative: bool = False) -> Alike:
+def above_positive(fact: str = "teacher", *, margin: float = 0.0, relative: bool = False) -> TooAlike:
     """The filter of pairs that a guide finds more similar than the anchor's own positive.
 
     Found where cos(p_i, p_j) > b_i - margin, relative: b_i - margin |b_i|, with the cosine b_i of the positive of i.
@@ -199,14 +205,14 @@ def above_positive(fact: str = "teacher", *, margin: float = 0.0, relative: bool
     """
     if margin < 0:
         raise ValueError(f"wanted a margin of at least 0, got {margin}")
-    return Alike(fact, None, margin, relative)
+    return TooAlike(fact, None, margin, relative)
 
 
 def own_positive(
     anchors: Embeddings,
     candidates: Embeddings,
     *,
-    rule: Rule,
+    rule: Rule = same_sample,
     fact: str = "teacher",
     against: Literal["weakest", "strongest"] = "weakest",
 ) -> Embeddings:

@@ -24,6 +24,15 @@ ATTRACTS = "attracts"  # the fact of made rows that says how strongly they attra
 SOURCES, SHARES = "sources", "shares"  # the facts [n, k] of a mixture: content ids, and how much of each is in it
 
 
+def _made_id(rows: Embeddings) -> Int[Tensor, " n"]:
+    """The ids of what is made of the given rows; what is made of a made row would have the id of a sample."""
+    if bool((rows.id < 0).any()):
+        raise ValueError(
+            f"wanted rows of samples, with ids of at least 0, got an id of {int(rows.id.min())}: a made row"
+        )
+    return -1 - rows.id
+
+
 def made(
     owners: Embeddings, z: Float[Tensor, "n ..."], *, attracts: float, facts: Mapping[str, Tensor] | None = None
 ) -> Embeddings:
@@ -35,11 +44,14 @@ def made(
         attracts: how strongly each is a positive of its owner, from 0 to 1; the rest makes it a negative.
         facts: what else is known of each.
 
+    Raises:
+        ValueError: for owners that are made themselves.
+
     >>> made(Embeddings.of(torch.eye(2), id=torch.tensor([7, 0])), torch.ones(2, 2), attracts=0.0).id.tolist()
     [-8, -1]
     """
     weight = torch.full((len(z),), attracts, dtype=z.dtype, device=z.device)
-    return replace(owners, z=z, id=-1 - owners.id, facts={**(facts or {}), ATTRACTS: weight})
+    return replace(owners, z=z, id=_made_id(owners), facts={**(facts or {}), ATTRACTS: weight})
 
 
 def by_identity(
@@ -194,7 +206,10 @@ def of_sources(rows: Embeddings, partner: Int[Tensor, " n"], share: float | Floa
 
     Returns:
         The same vectors, with ids below 0 and the facts `sources` and `shares`.
+
+    Raises:
+        ValueError: for rows that are made themselves.
     """
     first = torch.as_tensor(share, dtype=rows.z.dtype, device=rows.z.device).expand(len(rows))
     facts = {SOURCES: torch.stack([rows.id, partner.to(rows.id)], 1), SHARES: torch.stack([first, 1 - first], 1)}
-    return replace(rows, id=-1 - rows.id, facts={**rows.facts, **facts})
+    return replace(rows, id=_made_id(rows), facts={**rows.facts, **facts})

@@ -10,7 +10,7 @@ from torch import nn
 from counterpoint.data.batches import Rows
 from counterpoint.data.mined import pool_of
 from counterpoint.encoders.cross import CrossEncoder
-from counterpoint.objectives.rerank import binary, listwise, scored
+from counterpoint.objectives.rerank import binary, listwise, scored_pairs
 from counterpoint.papers import paper
 from counterpoint.recipes.text import encoder_of
 from counterpoint.training.method import Method
@@ -24,7 +24,7 @@ def score_pairs(modules: nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Em
     """Each pair through the encoder: embeddings of width 0 whose fact "score" carries the gradient."""
     device = modules["encoder"].device
     return {
-        name: scored(
+        name: scored_pairs(
             modules["encoder"](batch["text"], batch["other"]),
             query=batch["id"].to(device),
             positive=batch["positive"].to(device),

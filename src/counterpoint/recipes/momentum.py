@@ -8,10 +8,10 @@ from typing import cast
 import torch
 from torch import nn
 
-from counterpoint._ops.processes import joined
 from counterpoint.data.batches import Rows
 from counterpoint.encoders.encoder import Encoder
 from counterpoint.encoders.momentum import Queue, follow, teacher_of
+from counterpoint.objectives.custom import joined
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.remembered import against_queue
 from counterpoint.papers import paper

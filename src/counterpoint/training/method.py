@@ -32,7 +32,8 @@ class Method:
     Args:
         modules: everything with state; the functions get it, they never capture it.
         views: a batch and a generator -> named batches.
-        encode: named batches -> named embeddings; row by row, local rows only.
+        encode: named batches -> named embeddings; row by row, local rows only. Gradient caching asks for some rows of one
+            view at a time, so it takes the batches that it gets.
         objective: named embeddings -> outcome; may look across rows.
         model: modules -> the module that is saved for use.
         after: teacher, queue, prototypes: the only mutation.

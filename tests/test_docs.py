@@ -1,0 +1,22 @@
+"""What the pages name is there. Their examples are doctests."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+
+SHELF = (Path(__file__).parents[1] / "docs" / "shelf.md").read_text()
+PARTS = re.findall(r"`((?:pairs|objectives|encoders)\.[\w.]+)`", SHELF)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_the_shelf_names_parts_that_exist(part: str) -> None:
+    module, name = part.rsplit(".", 1)
+    assert callable(getattr(importlib.import_module(f"counterpoint.{module}"), name))
+
+
+def test_the_shelf_names_many() -> None:
+    assert len(set(PARTS)) > 50
