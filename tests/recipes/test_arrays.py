@@ -84,7 +84,7 @@ def test_encode_is_row_wise(name: str) -> None:
     for key, view in views.items():
         assert view["array"].shape[1:] == (2, 5), "the shape of a row is kept"
         for i in range(len(view["array"])):
-            one = {key: {k: (v[i : i + 1] if k in ("array", "id", "label") else v) for k, v in view.items()}}
+            one = {key: {k: (v[i : i + 1] if k in ("array", "id", "label", "row") else v) for k, v in view.items()}}
             alone = m.encode(m.modules, one)[key]
             assert torch.allclose(alone.z[0], whole[key].z[i], atol=1e-5)
             assert alone.id[0] == whole[key].id[i]

@@ -79,7 +79,7 @@ def test_encode_is_row_wise(name: str, tiny: Path) -> None:
     whole = m.encode(m.modules, views)
     for key, view in views.items():
         for i in range(len(view["text"])):
-            one = {key: {k: (v[i : i + 1] if k in ("text", "id", "label") else v) for k, v in view.items()}}
+            one = {key: {k: (v[i : i + 1] if k in ("text", "id", "label", "row") else v) for k, v in view.items()}}
             alone = m.encode(m.modules, one)[key]
             assert torch.allclose(alone.z[0], whole[key].z[i], atol=1e-5)
             assert alone.id[0] == whole[key].id[i]

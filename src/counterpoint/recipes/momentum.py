@@ -1,4 +1,4 @@
-"""Recipes with a memory between steps: momentum contrast."""
+"""Recipes with a memory between steps: momentum contrast, and denominators that are remembered."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from torch import nn
 
 from counterpoint.data.batches import Rows
 from counterpoint.encoders.encoder import Encoder
+from counterpoint.encoders.estimates import Estimates
 from counterpoint.encoders.momentum import Queue, follow, teacher_of
 from counterpoint.objectives.custom import joined
+from counterpoint.objectives.estimated import estimated
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.remembered import against_queue
 from counterpoint.papers import paper
@@ -20,7 +22,7 @@ from counterpoint.training.method import Method
 from counterpoint.types import Batch, Embeddings, Outcome
 from counterpoint.views.text import twice
 
-__all__ = ["moco"]
+__all__ = ["isogclr", "moco"]
 
 
 @paper(reference="He et al.: Momentum Contrast for Unsupervised Visual Representation Learning, arXiv:1911.05722, 2020")
@@ -70,3 +72,53 @@ def moco(
         cast(Queue, modules["queue"]).push(sets["second"].to_unit())
 
     return Method(modules, twice, encode, objective, encoder_of, after)
+
+
+@paper(row=187)
+def isogclr(
+    encoder: Encoder,
+    train: Rows,
+    *,
+    temperature: float = 0.05,
+    gamma: float = 0.9,
+    rho: float = 0.3,
+    eta: float = 0.01,
+    least: float = 0.01,
+    most: float = 0.7,
+) -> Method:
+    """iSogCLR: a row finds its other view; what pushes it, and how sharply, is remembered for each row of the data.
+
+    Args:
+        encoder: must have dropout, which makes the views differ.
+        train: rows with anchor; two numbers are kept for each.
+        temperature: where each row's own starts; > 0.
+        gamma: what of a row's denominator is new at each visit, in (0, 1]; less suits smaller batches.
+        rho: nats that the worst case of the negatives may be away from their mean; at least 0.
+        eta: step of the temperatures; 0 leaves them where they start, which is SogCLR.
+        least, most: between which temperatures stay; > 0.
+
+    Raises:
+        Refusal: for an encoder without dropout.
+
+    Differs:
+        Dropout makes the views, where the paper augments images. Temperatures start at 0.05 and may fall to 0.01, which
+        suits sentences; 0.1 and 0.05 in the paper.
+
+    Relations:
+        With gamma = 1 and eta = 0 it has the gradient of `simcse` without the positive in its denominator, times t.
+
+    References:
+        Qiu et al. 2023, arXiv:2305.11965; Yuan et al. 2022, arXiv:2202.12387.
+    """
+    refuse_without_dropout(encoder, "isogclr")
+    told = Estimates(len(train), temperature=temperature, eta=eta, least=least, most=most).to(encoder.device)
+    loss = partial(estimated, temperature="temperature", gamma=gamma, rho=rho)
+
+    def of_both(modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Embeddings:
+        return cast(Estimates, modules["estimates"]).of(Embeddings.cat([sets["first"], sets["second"]]))
+
+    def after(modules: nn.ModuleDict, sets: dict[str, Embeddings], outcome: Outcome) -> None:
+        cast(Estimates, modules["estimates"]).follow(of_both(modules, sets), outcome)
+
+    modules = nn.ModuleDict({"encoder": encoder, "estimates": told})
+    return Method(modules, twice, encode_items, lambda m, s: loss(of_both(m, s)), encoder_of, after)

@@ -23,13 +23,13 @@ __all__ = ["pairs", "pairs_with_negatives", "simcse", "simcse_supervised", "supc
 
 
 def encode_items(modules: Mapping[str, nn.Module] | nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:
-    """Each named batch of items through the encoder, with the ids, views and labels that it carries."""
+    """Each named batch of items through the encoder, with the ids, views, labels and row numbers that it carries."""
     return {
         name: Embeddings.of(
             modules["encoder"](items_of(batch), batch["role"]),
             id=batch["id"],
             view=batch.get("view", 0),
-            facts={"label": batch["label"].to(modules["encoder"].device)} if "label" in batch else {},
+            facts={fact: batch[fact].to(modules["encoder"].device) for fact in ("label", "row") if fact in batch},
         )
         for name, batch in views.items()
     }

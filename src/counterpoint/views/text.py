@@ -86,5 +86,5 @@ def twice(batch: Batch, _generator: torch.Generator) -> dict[str, Batch]:
     ['first', 'second']
     """
     shared = {**named(batch["anchor"]), "id": batch["id"], "role": "anchor"}
-    shared |= {"label": batch["label"]} if "label" in batch else {}
+    shared |= {name: batch[name] for name in ("label", "row") if name in batch}
     return {"first": {**shared, "view": 0}, "second": {**shared, "view": 1}}
