@@ -94,11 +94,13 @@ def test_fresh_rows_may_be_the_same_on_all_processes() -> None:
         Embeddings.cat([memory, Embeddings.of(torch.zeros(1, 1))])
 
 
-def test_notes_of_several_outcomes_are_all_kept() -> None:
+def test_notes_of_several_outcomes_are_all_kept_and_stay_together() -> None:
     def one(**notes: float) -> Outcome:
         return Outcome({"x": torch.tensor(1.0)}, {"x": 1.0}, {k: torch.tensor(v) for k, v in notes.items()})
 
-    found = Outcome.of(a=(1.0, one(negatives=3.0)), b=(1.0, one(negatives=4.0, slope=5.0)), c=(1.0, one())).notes
+    few, most, same = one(negatives=3.0), one(negatives=4.0, slope=5.0), one(negatives=6.0, slope=7.0)
+    found = Outcome.of(a=(1.0, few), b=(1.0, most), c=(1.0, same), d=(1.0, one(other=8.0)), e=(1.0, one())).notes
     assert {name: note.item() for name, note in found.items()} == {
-        "negatives": 3.0, "a negatives": 3.0, "b negatives": 4.0, "slope": 5.0
+        "negatives": 4.0, "slope": 5.0, "other": 8.0, "a negatives": 3.0,
+        "b negatives": 4.0, "b slope": 5.0, "c negatives": 6.0, "c slope": 7.0,
     }  # fmt: skip
