@@ -64,8 +64,9 @@ def decoded(rows: Embeddings) -> Embeddings:
 
 def coded(rows: Embeddings) -> Embeddings:
     """Codes of the first four coordinates by one head, which learns."""
-    x = rows.z[:, :4]
-    return replace(rows, z=HEAD(x) + 0.1, facts={**rows.facts, **HEAD.facts(x)})
+    x = rows.z[:, :4].to(HEAD.weight.device)
+    facts = {name: fact.to(rows.z.device) for name, fact in HEAD.facts(x).items()}
+    return replace(rows, z=HEAD(x).to(rows.z.device) + 0.1, facts={**rows.facts, **facts})
 
 
 def views_apart(a: Embeddings, c: Embeddings) -> Outcome:

@@ -62,7 +62,7 @@ def with_estimates(a: Embeddings, c: Embeddings, *, relative: bool) -> Outcome:
 
 def followed(a: Embeddings, c: Embeddings) -> Outcome:
     """The second step, with what the first has left behind."""
-    state = Estimates(32, temperature=0.3).to(a.z.dtype)
+    state = Estimates(32, temperature=0.3).to(a.z)
     rows = facts(a, row=a.id % 32)
     for _ in range(2):
         outcome = estimated(state.of(rows), c, rule=labelled(), temperature="temperature", gamma=0.6)
@@ -72,7 +72,7 @@ def followed(a: Embeddings, c: Embeddings) -> Outcome:
 
 def coded(a: Embeddings, c: Embeddings) -> Outcome:
     """Codes and straight-through rows, and what they cost."""
-    book = Codebook(torch.eye(4, a.z.shape[1], dtype=a.z.dtype))
+    book = Codebook(torch.eye(4, a.z.shape[1]).to(a.z))
     found = book(a.z)
     a = replace(a, z=a.z + found.z, facts={"code": found.code})
     c = facts(c, code=book.code(c.z.detach()))
@@ -82,7 +82,7 @@ def coded(a: Embeddings, c: Embeddings) -> Outcome:
 
 def foreign(a: Embeddings, c: Embeddings) -> Outcome:
     """Centroids of candidates that all processes have; each anchor's nearest but its own."""
-    state = Centroids(2, a.z.shape[1]).to(a.z.dtype)
+    state = Centroids(2, a.z.shape[1]).to(a.z)
     state.follow(replace(c, z=c.z.detach()))
     a = facts(a, cluster=state.assign(a.z), owner=a.id)
     twins = replace(a, z=a.z.flip(1), view=a.view + 5)
@@ -92,7 +92,7 @@ def foreign(a: Embeddings, c: Embeddings) -> Outcome:
 
 def remembered(a: Embeddings, c: Embeddings) -> Outcome:
     """Rows of a full memory as positives, after new ones were shared out among its clusters."""
-    memory = ClusteredMemory(len(c), a.z.shape[1], clusters=2).to(a.z.dtype)
+    memory = ClusteredMemory(len(c), a.z.shape[1], clusters=2).to(a.z)
     for rows in (c, replace(c.rows(slice(0, 3)), id=c.id[:3] + 100)):
         memory.push(replace(rows, z=rows.z.detach(), facts={}))
     extra = memory.nearest(a, 2)

@@ -216,6 +216,20 @@ def test_bad_arguments_are_refused() -> None:
     assert each.item() == pytest.approx(distillation(a, c, temperature=0.2).loss.item(), rel=1e-9)
 
 
+def test_a_positive_that_is_as_near_as_another_up_to_rounding_is_right() -> None:
+    generator = torch.Generator().manual_seed(0)
+    z, known = (torch.randn(5, 4, generator=generator) for _ in range(2))
+    known[:] = torch.nn.functional.normalize(known, dim=1)
+    twin = known.clone()
+    twin[1] = known[0] * (1 + 2 * torch.finfo(torch.float32).eps)  # a stranger's, nearer by less than can be told
+    a, c = (Embeddings.of(z.roll(v, 1), view=v, facts={"teacher": t}) for v, t in ((0, known), (1, twin)))
+    assert distillation(a, c, right_only=True).loss > 0
+    only = distillation(a.rows(slice(0, 1)), c, right_only=True).loss
+    assert only.item() == pytest.approx(distillation(a.rows(slice(0, 1)), c).loss.item())
+    twin[1] = known[0] * 1.01  # now the teacher is wrong
+    assert distillation(a.rows(slice(0, 1)), c, right_only=True).loss.item() == 0
+
+
 @pytest.mark.parametrize("right_only", [False, True])
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
 @settings(max_examples=8, deadline=None)

@@ -26,6 +26,7 @@ from counterpoint.papers import paper
 from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
 
 TAUGHT = "_teacher"  # the fact of a teacher's vectors, without gradient, as wide as the rows
+TIE = 64.0  # roundings by which two of the teacher's logits may differ and be equal
 RIGHT: dict[str, Reduction] = {"best": "maximum", "hit": "maximum"}
 DIVERGENCE: dict[str, Reduction] = {
     "student": "logsumexp", "teacher": "logsumexp", "cross": "mean_under", "own": "mean_under"
@@ -63,7 +64,10 @@ def _divergence(found: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The Kullback-Leibler divergence of each row, and whether it counts."""
     counts = found["student"] > FLOOR / 2
     loss = (found["own"] - found["teacher"]) - (found["cross"] - found["student"])
-    counted = counts & (found["hit"] >= found["best"]) if "hit" in found else counts
+    counted = counts
+    if "hit" in found:  # equal vectors of a teacher may differ by rounding, by where their products were taken
+        slack = TIE * torch.finfo(loss.dtype).eps * found["best"].abs().clamp(min=1)
+        counted = counts & (found["hit"] >= found["best"] - slack)
     return torch.where(counted, loss, torch.zeros_like(loss)), counts.to(loss)
 
 
