@@ -307,7 +307,8 @@ class Outcome(NamedTuple):
     def of(**parts: tuple[float, Outcome]) -> Outcome:
         """Several outcomes as one: each becomes a term under its name, with its weight.
 
-        A note that several have keeps its name for the first of them, and stands for each under "<term> <note>".
+        A note that several have stands for each under "<term> <note>", and under its own name for the one with the most
+        notes, the first of them, so that what is noted of one set of rows stays together.
 
         >>> one = Outcome({"x": torch.tensor(2.0)}, {"x": 1.0}, {"negatives": torch.ones(1)})
         >>> both = Outcome.of(near=(1.0, one), far=(0.5, one))
@@ -316,7 +317,7 @@ class Outcome(NamedTuple):
         """
         notes: dict[str, Tensor] = {}
         often = Counter(note for _, outcome in parts.values() for note in outcome.notes)
-        for term, (_, outcome) in parts.items():
+        for term, (_, outcome) in sorted(parts.items(), key=lambda part: -len(part[1][1].notes)):
             notes = {**outcome.notes, **notes}
             notes |= {f"{term} {name}": note for name, note in outcome.notes.items() if often[name] > 1}
         terms = {name: outcome.loss for name, (_, outcome) in parts.items()}

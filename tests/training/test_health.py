@@ -17,6 +17,7 @@ from torch import nn
 
 from counterpoint.data.orders import endless, shuffled
 from counterpoint.encoders.text import autocast
+from counterpoint.objectives.judged import ranked
 from counterpoint.objectives.rerank import binary, scored_pairs
 from counterpoint.objectives.softmax import infonce
 from counterpoint.objectives.spread import alignment
@@ -25,7 +26,7 @@ from counterpoint.pairs.listed import listed
 from counterpoint.training.health import STREAKS, Health
 from counterpoint.training.loop import Schedule, optimizer_for
 from counterpoint.training.method import Contrast, Method, step
-from counterpoint.training.readings import COLUMNS, read, temperature_of
+from counterpoint.training.readings import COLUMNS, from_notes, read, temperature_of
 from counterpoint.training.sample import evenly, matched, sample
 from counterpoint.training.symptoms import SYMPTOMS, Limits, Seen, examine, finding
 from counterpoint.types import Batch, Embeddings, Outcome, Relation, same_sample
@@ -490,3 +491,13 @@ def test_the_record_is_json_without_nan() -> None:
     record = health.record()
     assert "temperature" not in record["columns"], "a column of nothing is left out"
     assert json.loads(json.dumps(record, allow_nan=False)) == record
+
+
+def test_notes_of_terms_with_unlike_rows_are_not_mixed_up() -> None:
+    """`ranked` notes the number of negatives of two anchors, `infonce` three things of six: it is the one that is read."""
+    a, c = Embeddings.of(torch.eye(6)[:2]), Embeddings.of(torch.eye(6), id=torch.arange(6) + 10)
+    order = ranked(a, c, rule=listed(Relation.of([0, 0, 1, 1], [10, 11, 12, 13], value=[2.0, 1.0, 2.0, 1.0])))
+    contrast = infonce(c, Embeddings.of(torch.eye(6), id=c.id, view=1))
+    both = Outcome.of(order=(1.0, order), contrast=(1.0, contrast))
+    assert from_notes(both.notes) == from_notes(contrast.notes)
+    assert from_notes(both.notes)["negatives"] == 5
