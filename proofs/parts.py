@@ -79,11 +79,11 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(1)  # the nets are tiny, and sums add up alike on every machine
     wanted = [c for c in claims() if not given.only or any(word.lower() in c.name.lower() for word in given.only)]
+    commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
     results = []
     for number, claim in enumerate(wanted, start=1):
         results.append(tried(claim, range(given.seeds)))
         print(f"[{number}/{len(wanted)}] {line(results[-1])}", file=sys.stderr, flush=True)
-    commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
     report = {
         "schema": 1,
         "what": "effects of parts on small real data: paired over seeds, Student's t",
