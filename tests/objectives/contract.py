@@ -1,9 +1,11 @@
-"""What every objective owes: tiles equal the dense reference in value and gradient, and no gradient is ever NaN."""
+"""What every objective owes: tiles equal the dense reference in value and gradient, and no gradient is ever NaN; and how a
+loss is compared with somebody else's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -47,6 +49,17 @@ def two_sets(
         for view, x in enumerate(z)
     ]
     return sides[0], sides[1], z
+
+
+def assert_same(
+    found: Tensor, expected: Tensor, inputs: Sequence[Tensor], scale: float = 1.0, *, relative: float = 1e-9
+) -> None:
+    """Two losses agree in value and in the gradient of each input, none of which is 0; `scale` is what ours lacks."""
+    assert found.item() * scale == pytest.approx(expected.item(), rel=relative, abs=1e-12)
+    ours, theirs = (torch.autograd.grad(loss, list(inputs), retain_graph=True) for loss in (found, expected))
+    for g, h in zip(ours, theirs, strict=True):
+        assert torch.allclose(g * scale, h, rtol=10 * relative, atol=max(relative / 100, 1e-12))
+        assert h.abs().max() > 0
 
 
 def assert_tiles_equal_dense(

@@ -19,6 +19,7 @@ from counterpoint.pairs.listed import listed
 from counterpoint.pairs.remembered import beside_queue
 from counterpoint.types import Embeddings, Outcome, Relation, same_sample
 from tests._ops.test_sinkhorn import authors_codes
+from tests.objectives.contract import assert_same
 
 
 def draw(n: int, d: int = 6, seed: int = 0) -> Tensor:
@@ -28,14 +29,6 @@ def draw(n: int, d: int = 6, seed: int = 0) -> Tensor:
 def leaf(n: int, d: int = 6, seed: int = 0) -> Tensor:
     """Rows of any length that require grad."""
     return draw(n, d, seed).requires_grad_()
-
-
-def assert_same(found: Tensor, wanted: Tensor, leaves: list[Tensor], *, rtol: float = 1e-8) -> None:
-    """Value, and the gradient of each leaf."""
-    assert found.item() == pytest.approx(wanted.item(), rel=rtol)
-    for ours, theirs in zip(*(torch.autograd.grad(x, leaves, retain_graph=True) for x in (found, wanted)), strict=True):
-        assert torch.allclose(ours, theirs, rtol=rtol, atol=1e-11)
-        assert theirs.abs().max() > 1e-6
 
 
 def made(z: Tensor, **facts: Tensor) -> Embeddings:

@@ -25,7 +25,7 @@ from counterpoint.objectives.decorrelation import (
 )  # fmt: skip
 from counterpoint.pairs.labels import labelled
 from counterpoint.types import Embeddings, Pairs
-from tests.objectives.contract import RULES, two_sets
+from tests.objectives.contract import RULES, assert_same, two_sets
 
 BARLOW = "Zbontar et al.: Barlow Twins, arXiv:2103.03230, 2021"
 VICREG = "Bardes, Ponce, LeCun: VICReg, arXiv:2105.04906, 2022"
@@ -40,13 +40,6 @@ def off_diagonal(matrix: Tensor) -> Tensor:
     return matrix[~torch.eye(len(matrix), dtype=torch.bool)]
 
 
-def equal(found: Tensor, expected: Tensor, inputs: tuple[Tensor, ...]) -> None:
-    assert found.item() == pytest.approx(expected.item(), rel=1e-10)
-    for g, h in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True):
-        assert torch.allclose(g, h, rtol=1e-8, atol=1e-12)
-        assert h.abs().max() > 0
-
-
 # moments
 
 
@@ -58,7 +51,7 @@ def test_moments_are_those_of_torch_and_carry_their_gradient() -> None:
     assert torch.allclose(moments(z, diagonal=True).covariance, z.var(0, correction=0))
     weight = rows(5, seed=4)
     ours, theirs = (weight * found.covariance).sum(), (weight * torch.cov(z.T, correction=0)).sum()
-    equal(ours, theirs, (z,))
+    assert_same(ours, theirs, (z,))
     assert moments(z[:0]).covariance.abs().max() == 0
 
 
@@ -106,7 +99,7 @@ def test_barlow_twins_equals_the_code_of_its_authors() -> None:
     bn = nn.BatchNorm1d(5, affine=False).double()
     c = bn(x).T @ bn(y) / 9
     expected = (c.diagonal() - 1).square().sum() + 0.0051 * off_diagonal(c).square().sum()
-    equal(barlow_twins(x, y).loss, expected, (x, y))
+    assert_same(barlow_twins(x, y).loss, expected, (x, y))
 
 
 @pytest.mark.parametrize("rule", RULES.values(), ids=list(RULES))
@@ -194,7 +187,7 @@ def test_mixed_barlow_twins_equals_the_code_of_its_authors() -> None:
     error = (mixed.T @ one / n - wanted_1).square().sum() + (mixed.T @ two / n - wanted_2).square().sum()
     sets = sets_of(z, order, torch.full((n,), alpha, dtype=torch.float64))
     found = mixed_barlow_twins(*sets, off_diagonal=weight, eps=0.0, correction=1)
-    equal(found.loss, plain + 5.0 * weight * error, tuple(z))
+    assert_same(found.loss, plain + 5.0 * weight * error, tuple(z))
 
 
 @pytest.mark.proves(row=218, fact="closed-form")
@@ -252,7 +245,7 @@ def test_vicreg_equals_the_code_of_its_authors() -> None:
     parts = [relu(1 - (z.var(0) + 1e-4).sqrt()).mean() for z in (x, y)]
     redundant = [off_diagonal(torch.cov(z.T)).square().sum() / 5 for z in (x, y)]
     expected = 25 * mse_loss(x, y) + 25 * (parts[0] / 2 + parts[1] / 2) + redundant[0] + redundant[1]
-    equal(vicreg(x, y, weights=(25.0, 12.5, 1.0)).loss, expected, (x, y))
+    assert_same(vicreg(x, y, weights=(25.0, 12.5, 1.0)).loss, expected, (x, y))
 
 
 def test_vicreg_is_alignment_variance_and_covariance() -> None:

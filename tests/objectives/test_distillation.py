@@ -18,7 +18,7 @@ from counterpoint.objectives.softmax import infonce
 from counterpoint.objectives.spread import alignment
 from counterpoint.pairs.labels import labelled
 from counterpoint.types import Embeddings, Outcome, same_sample
-from tests.objectives.contract import RULES, assert_tiles_equal_dense
+from tests.objectives.contract import RULES, assert_same, assert_tiles_equal_dense
 
 
 def drawn(n: int, d: int = 6, seed: int = 0) -> Tensor:
@@ -32,15 +32,6 @@ def taught(n: int = 7, noise: float = 0.7) -> tuple[Embeddings, Embeddings, list
     teacher = [u, normalize(u + noise * drawn(n, 3, seed=4), dim=1)]
     a, c = (Embeddings.of(x, view=v, facts={"teacher": t}) for v, (x, t) in enumerate(zip(z, teacher, strict=True)))
     return a, c, z, teacher
-
-
-def assert_same(found: Tensor, expected: Tensor, inputs: list[Tensor], scale: float = 1.0) -> None:
-    """Value and gradients, up to what the mean over rows and the sum differ by."""
-    assert found.item() * scale == pytest.approx(expected.item(), rel=1e-9)
-    pairs = zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True)
-    for ours, theirs in pairs:
-        assert torch.allclose(ours * scale, theirs, rtol=1e-8, atol=1e-11)
-        assert theirs.abs().max() > 1e-6
 
 
 @pytest.mark.proves(row=223, fact="closed-form")

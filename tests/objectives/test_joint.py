@@ -18,7 +18,7 @@ from counterpoint.objectives.softmax import infonce
 from counterpoint.objectives.spread import alignment, koleo, uniformity
 from counterpoint.pairs.labels import labelled
 from counterpoint.types import Embeddings, Pairs
-from tests.objectives.contract import RULES, two_sets
+from tests.objectives.contract import RULES, assert_same, two_sets
 
 
 def raw(n: int, d: int = 6, seed: int = 0) -> Tensor:
@@ -29,13 +29,10 @@ def unit(x: Tensor) -> Tensor:
     return nn.functional.normalize(x, dim=-1)
 
 
-def agree(ours: Any, theirs: Any, *inputs: Tensor, rel: float = 1e-12) -> None:
-    """Value and all gradients."""
+def assert_agree(ours: Any, theirs: Any, *inputs: Tensor, rel: float = 1e-11) -> None:
+    """Two functions of the same inputs, in value and all gradients."""
     leaves = [x.clone().requires_grad_() for x in inputs]
-    found, expected = ours(*leaves), theirs(*leaves)
-    assert found.item() == pytest.approx(expected.item(), rel=rel)
-    for g, h in zip(torch.autograd.grad(found, leaves), torch.autograd.grad(expected, leaves), strict=True):
-        assert torch.allclose(g, h, rtol=100 * rel, atol=1e-12 + rel)
+    assert_same(ours(*leaves), theirs(*leaves), leaves, relative=rel)
 
 
 # ALIGN
@@ -44,7 +41,7 @@ def agree(ours: Any, theirs: Any, *inputs: Tensor, rel: float = 1e-12) -> None:
 @pytest.mark.proves(row=269, fact="reference")
 def test_align_equals_transformers_in_value_and_gradient() -> None:
     """align_loss of modeling_align: label smoothing 0.1, and a temperature that the scores are divided by and learned."""
-    agree(
+    assert_agree(
         lambda x, y, t: infonce(x, y, temperature=t, directions="both", label_smoothing=0.1).loss,
         lambda x, y, t: align_loss(unit(x) @ unit(y).T / t),
         raw(6),
@@ -80,7 +77,7 @@ def test_the_combined_loss_is_that_of_the_authors_readme(weight: float, alpha: f
     def ours(x: Tensor, y: Tensor) -> Tensor:
         return alignment_uniformity(x, y, weight=weight, alpha=alpha, t=t).loss
 
-    agree(ours, theirs, raw(6), raw(6, seed=1))
+    assert_agree(ours, theirs, raw(6), raw(6, seed=1))
 
 
 # CUAXU
@@ -104,7 +101,7 @@ def test_cuaxu_equals_the_authors_code_in_value_and_gradient(weights: tuple[floa
     def ours(x: Tensor, y: Tensor, t: Tensor) -> Tensor:
         return cuaxu(x, y, temperature=t, align=align, within=within, across=across).loss
 
-    agree(ours, theirs, raw(6), raw(6, seed=1), torch.tensor(0.2, dtype=torch.float64))
+    assert_agree(ours, theirs, raw(6), raw(6, seed=1), torch.tensor(0.2, dtype=torch.float64))
 
 
 @pytest.mark.proves(row=0, fact="closed-form")
@@ -168,7 +165,7 @@ def test_sscd_equals_the_authors_code_in_value_and_gradient(t: float, weight: fl
         return sscd(rows, temperature=t, entropy=weight).loss
 
     match = ids[:, None] == ids[None, :]
-    agree(ours, lambda z: sscd_of_the_authors(unit(z), match, t, weight, mixup=False), raw(10))
+    assert_agree(ours, lambda z: sscd_of_the_authors(unit(z), match, t, weight, mixup=False), raw(10))
 
 
 @pytest.mark.proves(row=88, fact="reference")
@@ -183,7 +180,7 @@ def test_sscd_counts_every_source_of_a_mixed_image() -> None:
         rows = replace(Embeddings.of(z, id=ids, facts={"sources": sources}), view=torch.arange(10) // 5)
         return sscd(rows, rule=shared_source, temperature=0.2).loss
 
-    agree(ours, lambda z: sscd_of_the_authors(unit(z), match, 0.2, 30.0, mixup=True), raw(10))
+    assert_agree(ours, lambda z: sscd_of_the_authors(unit(z), match, 0.2, 30.0, mixup=True), raw(10))
 
 
 @pytest.mark.proves(row=88, fact="closed-form")

@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 from counterpoint.objectives.orthogonality import global_orthogonality, orthogonality
 from counterpoint.types import Embeddings
-from tests.objectives.contract import RULES, two_sets
+from tests.objectives.contract import RULES, assert_same, two_sets
 
 DIFFERENCE = "Bousmalis et al.: Domain Separation Networks, arXiv:1608.06019, 2016 (difference loss)"
 GOR = "Zhang, Yu, Kumar, Chang: Learning Spread-out Local Feature Descriptors, arXiv:1708.06320, 2017"
@@ -22,13 +22,6 @@ def rows(n: int, d: int = 5, seed: int = 0) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def equal(found: Tensor, expected: Tensor, inputs: tuple[Tensor, ...]) -> None:
-    assert found.item() == pytest.approx(expected.item(), rel=1e-10)
-    for g, h in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True):
-        assert torch.allclose(g, h, rtol=1e-8, atol=1e-12)
-        assert h.abs().max() > 0
-
-
 @pytest.mark.proves(reference=DIFFERENCE, fact="reference")
 def test_orthogonality_equals_the_difference_loss_of_its_authors() -> None:
     """domain_separation/losses.py of github.com/tensorflow/models (research), difference_loss: centred, rows to unit
@@ -36,7 +29,7 @@ def test_orthogonality_equals_the_difference_loss_of_its_authors() -> None:
     x, y = rows(9).requires_grad_(), rows(9, 4, seed=1).requires_grad_()
     sides = [normalize(z - z.mean(0), dim=1) for z in (x, y)]
     expected = (sides[0].T @ sides[1]).square().mean()
-    equal(orthogonality(x, y).loss * (81 / 20), expected, (x, y))
+    assert_same(orthogonality(x, y).loss * (81 / 20), expected, (x, y))
 
 
 @pytest.mark.proves(reference=DIFFERENCE, fact="closed-form")
@@ -74,7 +67,7 @@ def test_it_equals_a_peer() -> None:
     z = (rows(7) + 1.5).requires_grad_()
     peer = GlobalOrthogonalRegularizationLoss(None)  # type: ignore[arg-type]
     terms = peer.compute_loss_from_embeddings([z])
-    equal(global_orthogonality(z).loss, terms["gor_mean"] + terms["gor_second_moment"], (z,))
+    assert_same(global_orthogonality(z).loss, terms["gor_mean"] + terms["gor_second_moment"], (z,))
     assert min(term.item() for term in terms.values()) > 0
 
 

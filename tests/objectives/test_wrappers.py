@@ -17,7 +17,7 @@ from counterpoint.objectives.spread import koleo
 from counterpoint.objectives.wrappers import matryoshka, matryoshka_layers, over_views
 from counterpoint.pairs.labels import labelled
 from counterpoint.types import Embeddings, Outcome
-from tests.objectives.contract import two_sets
+from tests.objectives.contract import assert_same, two_sets
 
 MATRYOSHKA = "Kusupati et al.: Matryoshka Representation Learning, arXiv:2205.13147, 2022"
 LOSS = partial(infonce, temperature=0.05)
@@ -32,13 +32,6 @@ def ranking(x: Tensor, y: Tensor, scale: float = 20.0) -> Tensor:
     return cross_entropy(scale * normalize(x, dim=1) @ normalize(y, dim=1).T, torch.arange(len(x)))
 
 
-def equal(found: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
-    assert found.item() == pytest.approx(expected.item(), rel=1e-10)
-    for g, h in zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True):
-        assert torch.allclose(g, h, rtol=1e-8, atol=1e-12)
-        assert h.abs().max() > 0
-
-
 # width
 
 
@@ -47,7 +40,7 @@ def test_matryoshka_equals_that_of_a_peer() -> None:
     """MatryoshkaLoss of sentence-transformers 6.2.0: the sum of weight * loss of the first coordinates, scaled again."""
     x, y = rows(6).requires_grad_(), rows(6, seed=1).requires_grad_()
     expected = 1.0 * ranking(x, y) + 0.5 * ranking(x[:, :4], y[:, :4]) + 2.0 * ranking(x[:, :2], y[:, :2])
-    equal(matryoshka(LOSS, [2, 4, 8], [2.0, 0.5, 1.0])(x, y).loss, expected, [x, y])
+    assert_same(matryoshka(LOSS, [2, 4, 8], [2.0, 0.5, 1.0])(x, y).loss, expected, [x, y])
 
 
 @pytest.mark.proves(reference=MATRYOSHKA, fact="closed-form")
@@ -113,7 +106,7 @@ def test_layers_and_widths_equal_those_of_a_peer() -> None:
         early = (torch.cat([za[k], zc[k]]) / t).log_softmax(-1)
         expected = expected + kl_div(early, target, reduction="batchmean") * t
     loss = matryoshka_layers(matryoshka(LOSS, [8, 3], [1.0, 0.5]), {"first": 1 / 2, "second": 1 / 4}, temperature=t)
-    equal(loss(a, c).loss, expected, [*za, *zc])
+    assert_same(loss(a, c).loss, expected, [*za, *zc])
 
 
 @pytest.mark.proves(row=284, fact="closed-form")
@@ -171,7 +164,7 @@ def test_views_of_images_and_texts_equal_the_loss_of_the_authors(smoothing: floa
     many = over_views(partial(infonce, temperature=1 / 5, directions="both", label_smoothing=smoothing), [0, 1], [2, 3])
     one = partial(infonce, temperature=1 / 10, directions="both")
     found = Outcome.of(whole=(1 / 3, one(g, h)), local=(2 / 3, many(a, c)))
-    equal(found.loss, expected, [*z[0], *z[1], g, h])
+    assert_same(found.loss, expected, [*z[0], *z[1], g, h])
 
 
 def clip(image: Tensor, text: Tensor) -> tuple[Outcome, Tensor]:
@@ -189,7 +182,7 @@ def test_clip_beside_prediction_across_two_kinds_equals_siamlip() -> None:
     ours, theirs = clip(image, text)
     siam = [2 - 2 * (normalize(x, dim=-1) * normalize(y, dim=-1).detach()).sum(1).mean() for x, y in ((p, w), (q, v))]
     found = Outcome.of(clip=(1.0, ours), there=(0.5, prediction(p, w)), back=(0.5, prediction(q, v)))
-    equal(found.loss, theirs + (siam[0] + siam[1]) / 2, [image, text, p, q])
+    assert_same(found.loss, theirs + (siam[0] + siam[1]) / 2, [image, text, p, q])
 
 
 @pytest.mark.proves(row=33, fact="reference")
@@ -201,7 +194,7 @@ def test_clip_beside_barlow_twins_across_two_kinds_equals_barlip() -> None:
     corr, eye = normed[0].T @ normed[1] / 6, torch.eye(8)
     bar = 0.025 * ((corr - eye).square() * torch.where(eye > 0, 1.0, 5e-3)).sum()
     found = Outcome.of(clip=(1.0, ours), barlip=(0.025, barlow_twins(v, w, off_diagonal=5e-3)))
-    equal(found.loss, theirs + bar, [image, text, v, w])
+    assert_same(found.loss, theirs + bar, [image, text, v, w])
 
 
 @pytest.mark.proves(row=33, fact="closed-form")

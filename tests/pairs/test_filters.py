@@ -17,6 +17,7 @@ from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.pairs.soft import alike
 from counterpoint.types import Embeddings, Relation, same_sample
+from tests.objectives.contract import assert_same
 
 GIST = (
     "Solatorio: GISTEmbed: Guided In-sample Selection of Training Negatives for Text Embedding Fine-tuning, "
@@ -26,14 +27,6 @@ GIST = (
 
 def drawn(n: int, d: int = 6, seed: int = 0) -> Tensor:
     return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def assert_same(found: Tensor, expected: Tensor, inputs: list[Tensor]) -> None:
-    assert found.item() == pytest.approx(expected.item(), rel=1e-9)
-    pairs = zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True)
-    for ours, theirs in pairs:
-        assert torch.allclose(ours, theirs, rtol=1e-8, atol=1e-11)
-        assert theirs.abs().max() > 1e-6
 
 
 def gist_loss(sets: list[Tensor], guides: list[Tensor], monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Tensor:

@@ -16,6 +16,7 @@ from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.pairs.soft import alike, complemented, near, overlapping, regraded
 from counterpoint.types import Embeddings, Relation, same_sample
+from tests.objectives.contract import assert_same
 
 
 def drawn(n: int, d: int = 6, seed: int = 0) -> Tensor:
@@ -27,15 +28,6 @@ def views(n: int = 7, **facts: Tensor) -> tuple[Embeddings, Embeddings, list[Ten
     z = [drawn(n, seed=1).requires_grad_(), drawn(n, seed=2).requires_grad_()]
     a, c = (Embeddings.of(x, view=view, facts=facts) for view, x in enumerate(z))
     return a, c, z
-
-
-def assert_same(found: Tensor, expected: Tensor, inputs: list[Tensor], scale: float = 1.0) -> None:
-    """Value and gradients, up to what the mean over rows and the sum differ by."""
-    assert found.item() * scale == pytest.approx(expected.item(), rel=1e-7)
-    pairs = zip(torch.autograd.grad(found, inputs), torch.autograd.grad(expected, inputs), strict=True)
-    for ours, theirs in pairs:
-        assert torch.allclose(ours * scale, theirs, rtol=1e-6, atol=1e-9)
-        assert theirs.abs().max() > 1e-6
 
 
 @pytest.mark.proves(row=62, fact="closed-form")
@@ -66,7 +58,7 @@ def test_infonce_of_near_states_equals_a_peer(beta: float) -> None:
     state = drawn(7, 3, seed=4)
     a, c, z = views(value=normalize(state, dim=1))
     found = infonce(a, c, rule=near(width=beta), temperature=0.2).loss
-    assert_same(found, rs_cl(*z, state, 0.2, beta), z)
+    assert_same(found, rs_cl(*z, state, 0.2, beta), z, relative=1e-7)
 
 
 def test_the_width_leads_from_one_positive_to_all() -> None:
@@ -137,7 +129,7 @@ def test_siglip_of_complemented_overlaps_is_binary_cross_entropy_with_soft_targe
     unit = normalize(labels, dim=1)
     expected = binary_cross_entropy_with_logits(logits, unit @ unit.T, reduction="sum") / 7
     found = siglip(a, c, rule=complemented(overlapping()), temperature=0.3, bias=-1.0).loss
-    assert_same(found, expected, z)
+    assert_same(found, expected, z, relative=1e-7)
 
 
 def test_a_similarity_that_matches_its_target_has_no_gradient() -> None:
@@ -164,10 +156,10 @@ def cwcl(p: Tensor, u: Tensor, v: Tensor, t: float) -> tuple[Tensor, Tensor]:
 def test_infonce_of_what_a_teacher_finds_alike_equals_a_peer() -> None:
     teacher = drawn(7, 3, seed=6)
     a, c, z = views(teacher=teacher)
-    assert_same(infonce(a, c, rule=alike(), temperature=0.1).loss, cwcl(teacher, *z, 0.1)[0], z)
+    assert_same(infonce(a, c, rule=alike(), temperature=0.1).loss, cwcl(teacher, *z, 0.1)[0], z, relative=1e-7)
     soft, hard = cwcl(teacher, *z, 0.1)
     both = infonce(a, c, rule=alike(), temperature=0.1).loss + infonce(c, a, temperature=0.1).loss
-    assert_same(both, soft + hard, z)
+    assert_same(both, soft + hard, z, relative=1e-7)
 
 
 @pytest.mark.proves(row=220, fact="closed-form")
@@ -212,7 +204,7 @@ def test_graded_pairs_multiply_their_loss() -> None:
     expected = (grades.sqrt() * (both[0] + both[1])).sum() / 14
     rule = listed(regraded(relation, torch.sqrt))
     found = infonce(a, c, rule=rule, temperature=0.2, directions="both", normalize="none").loss
-    assert_same(found, expected, z)
+    assert_same(found, expected, z, relative=1e-7)
     twice = listed(regraded(relation, lambda g: 2 * g.sqrt()))
     double = infonce(a, c, rule=twice, temperature=0.2, directions="both", normalize="none").loss
     assert double.item() == pytest.approx(2 * found.item(), rel=1e-9)
@@ -239,7 +231,7 @@ def test_swapped_captions_are_negatives_of_images_and_have_no_turn() -> None:
     c = Embeddings.of(texts, id=torch.arange(10, 22))
     rule = listed(Relation.of(range(6), range(10, 16)))
     found = infonce(a, c, rule=rule, temperature=0.07, directions="both").loss
-    assert_same(found, expected, [images, captions, swapped])
+    assert_same(found, expected, [images, captions, swapped], relative=1e-7)
 
 
 def test_a_relation_carries_values_and_lists_alone() -> None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from counterpoint.objectives.custom import Rule, per_row
-from counterpoint.objectives.softmax import Temperature, between, compare, cooled, gaps, logits
+from counterpoint.objectives.softmax import Temperature, between, compare, cooled, gaps, logits, picked
 from counterpoint.papers import paper
 from counterpoint.types import Embeddings, Outcome
 
 
-def _row(found: dict[str, Tensor], *, weight: Tensor) -> Tensor:
+def _row(found: Mapping[str, Tensor], *, weight: Tensor) -> Tensor:
     """The loss of each anchor; 0 without a positive or a negative."""
-    counts, attract = (found["attract"] > 0) & (found["repel"] > 0), found["attract"]
-    loss = found["denominator"] - found["pull"] / torch.where(attract > 0, attract, torch.ones_like(attract))
-    return torch.where(counts, loss * weight, torch.zeros_like(loss))
+    return picked(found, compete=False)[0] * weight
 
 
 @paper(row=123)

@@ -27,7 +27,7 @@ from counterpoint.objectives.custom import (
     times,
 )
 from counterpoint.objectives.positives import beside, mean_cost, per_positive
-from counterpoint.objectives.softmax import Temperature, between, compare, competing, cooled, gaps, logits
+from counterpoint.objectives.softmax import Temperature, between, compare, cooled, gaps, logits, picked
 from counterpoint.papers import paper
 from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
 
@@ -61,13 +61,6 @@ def _weighted() -> Tile:
         return {**plain(scores, pairs, a, c, params), "weighted": weighted}
 
     return tile
-
-
-def _decoupled(found: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The loss of each anchor and whether it counts."""
-    counts, attract = competing(found, compete=False), found["attract"]
-    loss = found["denominator"] - found["weighted"] / torch.where(attract > 0, attract, torch.ones_like(attract))
-    return torch.where(counts, loss, torch.zeros_like(loss)), counts.to(loss)
 
 
 @paper(row=51)
@@ -137,7 +130,7 @@ def decoupled(
         bounds=between(bound),
         beside={"weighted": "total"},
     )
-    loss = per_row(_decoupled, swept, directions)
+    loss = per_row(partial(picked, compete=False, pull="weighted"), swept, directions)
     return Outcome({"decoupled": loss}, {"decoupled": 1.0}, gaps(t, swept.rows))
 
 

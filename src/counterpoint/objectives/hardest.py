@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -13,7 +14,7 @@ from counterpoint._ops.neighbours import neighbours
 from counterpoint._ops.processes import everywhere
 from counterpoint._ops.scores import FLOOR
 from counterpoint.objectives.custom import Output, Rule, Side, as_embeddings, per_row, times
-from counterpoint.objectives.softmax import Temperature, between, compare, competing, cooled, gaps, sums
+from counterpoint.objectives.softmax import Temperature, between, compare, cooled, gaps, picked, sums
 from counterpoint.papers import paper
 from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
 
@@ -40,13 +41,6 @@ def kth_largest(anchors: Embeddings, candidates: Embeddings, *, rule: Rule, k: i
     slack = TIES * torch.finfo(score.dtype).eps
     between_both = torch.minimum((near + far) / 2, near - slack)
     return torch.where(far.isneginf(), torch.full_like(far, FLOOR), between_both)
-
-
-def _row(found: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The loss of each anchor and whether it counts."""
-    counts, attract = competing(found, compete=True), found["attract"]
-    loss = found["denominator"] - found["pull"] / torch.where(attract > 0, attract, torch.ones_like(attract))
-    return torch.where(counts, loss, torch.zeros_like(loss)), counts.to(loss)
 
 
 @paper(row=115)
@@ -109,5 +103,5 @@ def infonce_hardest(
         return sums(scores, Pairs(pairs.attract, near)) | {"denominator": (s, near + pairs.attract.sign())}
 
     swept = compare(tile, told, candidates, rule=rule, directions="forward", bounds=between(bound))
-    loss = per_row(_row, swept, "forward")
+    loss = per_row(partial(picked, compete=True), swept, "forward")
     return Outcome({"infonce_hardest": loss}, {"infonce_hardest": 1.0}, gaps(t, swept.rows))

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 
 import torch
-from torch import Tensor
 
 from counterpoint.objectives.custom import Rule, per_row
-from counterpoint.objectives.softmax import Temperature, between, compare, competing, cooled, gaps, logits
+from counterpoint.objectives.softmax import Temperature, between, compare, cooled, gaps, logits, picked
 from counterpoint.types import Embeddings, Outcome, same_sample
-
-
-def _row(found: Mapping[str, Tensor], *, compete: bool) -> tuple[Tensor, Tensor]:
-    """The loss of each anchor and whether it counts."""
-    counts, attract = competing(found, compete=compete), found["attract"]
-    loss = found["denominator"] - found["pull"] / torch.where(attract > 0, attract, torch.ones_like(attract))
-    return torch.where(counts, loss, torch.zeros_like(loss)), counts.to(loss)
 
 
 def infonce_private(
@@ -81,5 +72,5 @@ def infonce_private(
     shared, mine = (swept.rows for swept in both)
     found = {name: value + mine[name] for name, value in shared.items()}
     found["denominator"] = torch.logaddexp(shared["denominator"], mine["denominator"])
-    loss = per_row(partial(_row, compete=positives_compete), replace(both[0], rows=found), "forward")
+    loss = per_row(partial(picked, compete=positives_compete), replace(both[0], rows=found), "forward")
     return Outcome({"infonce_private": loss}, {"infonce_private": 1.0}, gaps(t, found))

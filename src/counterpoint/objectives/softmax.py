@@ -169,20 +169,27 @@ def between(bound: float | None, bias: Tensor | None = None) -> dict[str, Bound]
     return {"denominator": (low - bound, high + bound)}
 
 
+def picked(found: Mapping[str, Tensor], *, compete: bool, pull: str = "pull") -> tuple[Tensor, Tensor]:
+    """What it costs each anchor to pick its positives, and its weight in the mean: 1, or 0 for one that has no turn.
+
+    The logarithm of its denominator less the mean logit of its positives, which `pull` adds up.
+    """
+    counts, attract = competing(found, compete=compete), found["attract"]
+    loss = found["denominator"] - found[pull] / torch.where(attract > 0, attract, torch.ones_like(attract))
+    return torch.where(counts, loss, torch.zeros_like(loss)), counts.to(loss)
+
+
 def _row(
     found: Mapping[str, Tensor], *, compete: bool, label_smoothing: float, normalize: str
 ) -> tuple[Tensor, Tensor]:
     """The loss of each anchor and whether it counts."""
-    counts = competing(found, compete=compete)
-    attract, one = found["attract"], torch.ones_like(found["attract"])
-    loss = found["denominator"] - found["pull"] / torch.where(attract > 0, attract, one)
+    loss, weight = picked(found, compete=compete)
     if label_smoothing:
-        competitors = found["repel"] + found["positives"] if compete else found["repel"]
-        uniform = found["denominator"] - found["spread"] / torch.where(counts, competitors, one)
+        counts, competitors = weight > 0, found["repel"] + found["positives"] if compete else found["repel"]
+        uniform = found["denominator"] - found["spread"] / torch.where(counts, competitors, torch.ones_like(loss))
+        uniform = torch.where(counts, uniform, torch.zeros_like(loss))
         loss = (1 - label_smoothing) * loss + label_smoothing * uniform
-    if normalize == "none":
-        loss = loss * attract
-    return torch.where(counts, loss, torch.zeros_like(loss)), counts.to(loss)
+    return loss * found["attract"] if normalize == "none" else loss, weight
 
 
 @paper(

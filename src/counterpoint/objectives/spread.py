@@ -61,7 +61,7 @@ def _apart(alpha: float) -> Tile:
     return tile
 
 
-def _mean_apart(swept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def mean_apart(swept: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The mean of each anchor's pairs, weighted by how many there are: so the mean over anchors is one over pairs."""
     attract = swept["attract"]
     return swept["apart"] / torch.where(attract > 0, attract, torch.ones_like(attract)), attract
@@ -108,7 +108,7 @@ def alignment(
     """
     objective = custom(
         _apart(above_0("an alpha", alpha)),
-        _mean_apart,
+        mean_apart,
         scores={"s": squared()},
         rows={"apart": "total", "attract": "total"},
         unit=unit,

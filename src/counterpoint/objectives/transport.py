@@ -14,6 +14,7 @@ from counterpoint._ops.running import Reduction
 from counterpoint._ops.scores import FLOOR, Columns, Names, Totals
 from counterpoint._ops.unit import to_unit
 from counterpoint.objectives.custom import Output, Rule, Side, as_embeddings, per_row, sweep, times
+from counterpoint.objectives.spread import mean_apart
 from counterpoint.papers import paper
 from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
 
@@ -261,12 +262,6 @@ def _carried(
     return {"apart": times(pairs.attract, 1 - scores["s"]), "attract": pairs.attract}
 
 
-def _mean_carried(found: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """The mean of each anchor's pairs, weighted by how many there are."""
-    attract = found["attract"]
-    return found["apart"] / torch.where(attract > 0, attract, torch.ones_like(attract)), attract
-
-
 @paper(row=281)
 def transport(
     anchors: Embeddings | Float[Tensor, "n t d"],
@@ -319,7 +314,7 @@ def transport(
     anchors, candidates = (rows.to_unit() for rows in as_embeddings(anchors, candidates))
     rows: dict[str, Reduction] = {"apart": "total", "attract": "total"}
     swept = sweep(_carried, anchors, candidates, scores={"s": score}, rule=rule, rows=rows)
-    return Outcome({"transport": per_row(_mean_carried, swept, "forward")}, {"transport": 1.0}, {})
+    return Outcome({"transport": per_row(mean_apart, swept, "forward")}, {"transport": 1.0}, {})
 
 
 def heat_map(
