@@ -123,6 +123,20 @@ def test_swapped_is_the_loss_of_the_authors(views: int, queued: bool) -> None:
     assert_same(found.loss, authors_swav(z, p, past), [*z, p])
 
 
+@pytest.mark.proves(row=33, fact="closed-form")
+def test_swapped_across_images_and_texts_beside_clip_is_swalip() -> None:
+    """Both kinds are views of one sample, paired by id: CLIP's cross entropies, and SwAV's loss fed with images and texts."""
+    images, texts, p = (draw(k, seed=v).requires_grad_() for v, k in enumerate((9, 9, 5)))
+    scores = normalize(images, dim=1) @ normalize(texts, dim=1).T / 0.2
+    clip = (cross_entropy(scores, torch.arange(9)) + cross_entropy(scores.T, torch.arange(9))) / 2
+    mixed = torch.randperm(9, generator=torch.Generator().manual_seed(2))
+    both = crops([images, texts])
+    sides = both.rows(slice(0, 9)), both.rows(slice(9, None)).rows(mixed)
+    beside = swapped(Embeddings.cat(list(sides)), made(p))
+    found = Outcome.of(clip=(1.0, infonce(*sides, temperature=0.2, directions="both")), swav=(0.5, beside))
+    assert_same(found.loss, clip + 0.5 * authors_swav([images, texts], p, {}), [images, texts, p])
+
+
 @pytest.mark.proves(row=23, fact="closed-form")
 def test_swapped_by_hand() -> None:
     """Views on two prototypes: codes are (1, 0) and (0, 1) as eps goes to 0, even as it grows."""
