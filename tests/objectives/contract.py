@@ -4,6 +4,7 @@ loss is compared with somebody else's."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -60,6 +61,20 @@ def assert_same(
     for g, h in zip(ours, theirs, strict=True):
         assert torch.allclose(g * scale, h, rtol=10 * relative, atol=max(relative / 100, 1e-12))
         assert h.abs().max() > 0
+
+
+def assert_moving_changes_nothing(
+    loss: Callable[[Embeddings, Embeddings], Outcome], a: Embeddings, c: Embeddings
+) -> None:
+    """The order of anchors, their length, and a rotation of both sides make no difference."""
+    base, width = loss(a, c).loss.item(), a.z.shape[1]
+    order = torch.randperm(len(a), generator=torch.Generator().manual_seed(3))
+    drawn = torch.randn(width, width, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    rotation = torch.linalg.qr(drawn)[0]
+    assert loss(a.rows(order), c).loss.item() == pytest.approx(base, rel=1e-12)
+    assert loss(replace(a, z=3 * a.z), c).loss.item() == pytest.approx(base, rel=1e-12)
+    moved = replace(a, z=a.z @ rotation), replace(c, z=c.z @ rotation)
+    assert loss(*moved).loss.item() == pytest.approx(base, rel=1e-9)
 
 
 def assert_tiles_equal_dense(

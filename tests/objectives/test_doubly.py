@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,7 @@ from counterpoint.objectives.spread import alignment
 from counterpoint.pairs.labels import labelled
 from counterpoint.pairs.listed import listed
 from counterpoint.types import Embeddings, Outcome, Relation
-from tests.objectives.contract import RULES, assert_tiles_equal_dense, two_sets
+from tests.objectives.contract import RULES, assert_moving_changes_nothing, assert_tiles_equal_dense, two_sets
 
 
 def unit(n: int, d: int = 6, seed: int = 0) -> Tensor:
@@ -138,13 +137,7 @@ def test_positives_never_compete_with_negatives() -> None:
 def test_shuffling_scaling_and_rotating_change_nothing() -> None:
     a, c, _ = two_sets(9, 11, 0, torch.float64)
     loss = partial(cacr, rule=labelled(), t_positive=2.0, t_negative=3.0)
-    base = loss(a, c).loss.item()
-    order = torch.randperm(9, generator=torch.Generator().manual_seed(3))
-    rotation = torch.linalg.qr(torch.randn(5, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(4)))[0]
-    assert loss(a.rows(order), c).loss.item() == pytest.approx(base, rel=1e-12)
-    assert loss(replace(a, z=3 * a.z), c).loss.item() == pytest.approx(base, rel=1e-12)
-    moved = replace(a, z=a.z @ rotation), replace(c, z=c.z @ rotation)
-    assert loss(*moved).loss.item() == pytest.approx(base, rel=1e-9)
+    assert_moving_changes_nothing(loss, a, c)
 
 
 def test_rows_without_a_positive_or_a_negative_count_in_the_other_term_alone() -> None:
