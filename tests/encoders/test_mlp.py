@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from counterpoint.encoders.mlp import MLP, Sizes, is_saved, load, save, sizes_of
+from counterpoint.encoders.mlp import MLP, Sizes, is_saved, load, save
+from counterpoint.encoders.sizes import parsed
 from counterpoint.encoders.text import embed
 from counterpoint.errors import Refusal
 from counterpoint.training.machine import memory_bytes
@@ -111,12 +112,12 @@ def test_damaged_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_sizes_from_words() -> None:
-    assert sizes_of("mlp") == Sizes()
-    assert sizes_of("mlp:dropout=0.2,width=9") == Sizes(dropout=0.2, width=9)
+    assert parsed("mlp", Sizes()) == Sizes()
+    assert parsed("mlp:dropout=0.2,width=9", Sizes()) == Sizes(dropout=0.2, width=9)
     for name, words in (("mlp:depth=0", "at least 1"), ("mlp:wide=3", "width"), ("mlp:width=x", "'x'"),
                         ("mlp:dropout=1", "dropout")):  # fmt: skip
         with pytest.raises(Refusal, match=words):
-            sizes_of(name)
+            parsed(name, Sizes())
 
 
 def test_another_shape_is_refused() -> None:

@@ -9,7 +9,7 @@ from scipy.stats import kstest
 
 from counterpoint._ops.hashed import mixed
 from counterpoint.views.draws import uniform
-from counterpoint.views.text import anchors_and_candidates, draw
+from counterpoint.views.items import anchors_and_candidates, draw
 
 MASK = 2**64 - 1
 

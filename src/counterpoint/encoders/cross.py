@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoint.encoders.text import SPARE, by_passes, find, inference, quiet_libraries
+from counterpoint.encoders.passes import SPARE, by_passes
+from counterpoint.encoders.text import find, inference, quiet_libraries
 from counterpoint.errors import Refusal
 
 HEAD = "ForSequenceClassification"  # how transformers names a backbone with a head of scores
@@ -60,10 +61,10 @@ class CrossEncoder(nn.Module):
             max_length=self.longest,
             return_tensors="pt",
         )
-        return by_passes(self._pass, features, len(left))
+        return by_passes(self._pass, features, len(left))["score"]
 
-    def _pass(self, features: Mapping[str, Tensor]) -> Float[Tensor, " n"]:
-        return self.model(**{k: v.to(self.device) for k, v in features.items()}).logits[:, 0].float()
+    def _pass(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {"score": self.model(**{k: v.to(self.device) for k, v in features.items()}).logits[:, 0].float()}
 
     def count_tokens(self, left: Sequence[str], right: Sequence[str]) -> list[int]:
         """How many tokens each pair has before any cut."""

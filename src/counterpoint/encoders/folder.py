@@ -8,9 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import save_file
+
 from counterpoint.encoders import mlp
 from counterpoint.encoders.adapt import merged
 from counterpoint.encoders.encoder import Encoder
+from counterpoint.encoders.masked import FILE
 from counterpoint.encoders.text import PROMPT_NAMES, WEIGHTS, TextEncoder
 
 LEFT_OUT = (*WEIGHTS, "onnx", "openvino", ".git", ".cache", "checkpoint-*")
@@ -39,6 +42,8 @@ def save(encoder: Encoder, target: Path) -> None:
     for module, path in zip(encoder.model, paths, strict=True):
         _write_weights(module, encoder, target / path)
     _write_prompts(encoder, target)
+    if (words := encoder.__dict__.get("words")) is not None:
+        save_file({name: tensor.contiguous().cpu() for name, tensor in words.state_dict().items()}, target / FILE)
 
 
 def _write_weights(module: Any, encoder: TextEncoder, folder: Path) -> None:

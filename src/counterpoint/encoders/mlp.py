@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoint.errors import Refusal, closest
+from counterpoint.encoders.sizes import checked
+from counterpoint.errors import Refusal
 
 NAME = "mlp"
 SCHEMA = 1
@@ -154,37 +155,6 @@ def _said(shape: Sequence[int]) -> str:
     return " x ".join(map(str, shape)) or "of a single number"
 
 
-def sizes_of(name: str) -> Sizes:
-    """The sizes that a model name such as "mlp:depth=2,width=64" asks for; those that it leaves out are as always.
-
-    Raises:
-        Refusal: an unknown size or a value out of range.
-
-    >>> sizes_of("mlp:depth=2,hidden=32")
-    Sizes(hidden=32, depth=2, width=256, dropout=0.0)
-    """
-    given: dict[str, Any] = {}
-    known = asdict(Sizes())
-    for word in filter(None, name.partition(":")[2].split(",")):
-        key, _, value = word.partition("=")
-        if key not in known:
-            raise Refusal("a size of the mlp", f"'{key}'", where=f"--model {name}", remedy=closest(key, known))
-        try:
-            given[key] = type(known[key])(value)
-        except ValueError as error:
-            raise Refusal(f"a number for {key}", f"'{value}'", where=f"--model {name}") from error
-    return _checked(Sizes(**given), f"--model {name}")
-
-
-def _checked(sizes: Sizes, where: str) -> Sizes:
-    for name, value in asdict(sizes).items():
-        if name != "dropout" and not (type(value) is int and value >= 1):
-            raise Refusal(f"a {name} of at least 1", repr(value), where=where)
-    if not (isinstance(sizes.dropout, int | float) and 0 <= sizes.dropout < 1):
-        raise Refusal("a dropout rate from 0 up to 1", repr(sizes.dropout), where=where)
-    return sizes
-
-
 def is_saved(folder: Path) -> bool:
     """Whether a folder holds an encoder of arrays."""
     config = folder / "config.json"
@@ -221,7 +191,7 @@ def load(folder: Path, *, device: str = "cpu") -> MLP:
         shape = [int(axis) for axis in config["shape"]]
     except (KeyError, TypeError, ValueError) as error:
         raise Refusal("the config.json that a run wrote", f"{type(error).__name__}: {error}", where=where) from error
-    encoder = MLP(shape, _checked(sizes, where))
+    encoder = MLP(shape, checked(sizes, where))
     try:
         encoder.load_state_dict(load_file(folder / "model.safetensors"))
     except (OSError, SafetensorError, RuntimeError) as error:

@@ -19,6 +19,7 @@ from counterpoint._ops.pace import in_pace, passes
 from counterpoint._ops.processes import all_sum
 from counterpoint._ops.world import count, rank
 from counterpoint.bundled import MINILM, carried
+from counterpoint.encoders.passes import SPARE, by_passes
 from counterpoint.errors import Refusal
 
 if TYPE_CHECKING:
@@ -47,8 +48,6 @@ WEIGHTS = (
     "*.safetensors.index.json",
     "*.bin.index.json",
 )
-CHUNK = 16  # texts in one pass; sorted by length first, so that a long text does not pad all others
-SPARE = "a"  # the text of a pass that is made only because other processes make one
 HUB_SKIP = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf")
 
 
@@ -106,13 +105,32 @@ class TextEncoder(nn.Module):
 
     def forward(self, texts: Sequence[str], role: str = "anchor") -> Float[Tensor, "n d"]:
         """The embeddings of texts, [n, d], one row a text, in fp32; texts of like length share a pass."""
+        return self.read(texts, role, one=_embedding)["z"]
+
+    def read(
+        self,
+        texts: Sequence[str],
+        role: str = "anchor",
+        *,
+        one: Callable[[SentenceTransformer, dict[str, Any]], dict[str, Tensor]],
+        beside: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Whatever a function makes of some texts in a pass, for all texts, one row a text, in their order.
+
+        Args:
+            texts: n texts.
+            role: which prompt and length.
+            one: (model, features of some texts) -> {name: [rows ...]}; shapes beyond the rows are the same in every pass.
+                Features are those of the tokenizer (`input_ids`, `attention_mask`...) and what stands in `beside`.
+            beside: name -> [n ...] tensors, a row a text, such as random numbers that belong to it.
+        """
         kwargs = {"max_length": self.lengths[role]} if role in self.lengths else {}
         features = self.model.preprocess(list(texts) or [SPARE], prompt=self.prompts.get(role) or None, **kwargs)
-        return by_passes(self._pass, features, len(texts))
 
-    def _pass(self, features: Mapping[str, Any]) -> Float[Tensor, "n d"]:
-        features = {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in features.items()}
-        return self.model(features)["sentence_embedding"].float()
+        def here(part: Mapping[str, Any]) -> dict[str, Tensor]:
+            return one(self.model, {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in part.items()})
+
+        return by_passes(here, features, len(texts), beside=beside)
 
     def count_tokens(self, texts: Sequence[str], role: str = "anchor") -> list[int]:
         """How many tokens each text has before any cut, prompt included."""
@@ -124,46 +142,8 @@ class TextEncoder(nn.Module):
         return [len(ids) for ids in quiet["input_ids"]]
 
 
-def passes_of(features: Mapping[str, Any], texts: int) -> tuple[Tensor, list[dict[str, Any]]]:
-    """Tokenized texts dealt out to passes by length, so that little is padding, and the order in which they come.
-
-    Args:
-        features: of a tokenizer; what is not a column of all texts goes to every pass. Without an attention mask there is
-            one pass.
-        texts: how many they are.
-
-    >>> mask = torch.tensor([[1, 1, 1], [1, 0, 0]])
-    >>> order, (one,) = passes_of({"attention_mask": mask}, 2)
-    >>> order.tolist(), one["attention_mask"].tolist()
-    ([1, 0], [[1, 0, 0], [1, 1, 1]])
-    """
-    mask = features.get("attention_mask")
-    if mask is None or len(mask) != texts:
-        return torch.arange(texts), [dict(features)]
-    lengths = mask.sum(1)
-    order, left = torch.argsort(lengths, stable=True), not bool(mask[:, 0].all())
-    parts = []
-    for at in order.split(CHUNK):
-        longest = int(lengths[at].max())
-        kept = slice(mask.shape[1] - longest, None) if left else slice(longest)
-        column = {k: isinstance(v, Tensor) and v.shape[:2] == mask.shape for k, v in features.items()}
-        parts.append({k: v[at, kept] if column[k] else v for k, v in features.items()})
-    return order, parts
-
-
-def by_passes(one: Callable[[dict[str, Any]], Tensor], features: Mapping[str, Any], texts: int) -> Tensor:
-    """The rows of all texts in their order, from a model that takes a part of them; as many passes as processes need.
-
-    Args:
-        one: features of some texts -> their rows.
-        features: of all texts; of any one text where there is none.
-        texts: how many they are.
-    """
-    order, parts = passes_of(features, max(texts, 1))
-    own = len(parts) if texts else 0
-    spare = max(1, passes(own)) - own  # asked before the first pass, in which all processes meet
-    rows = [*(one(part) for part in parts[:own]), *(one(parts[0])[:0] for _ in range(spare))]
-    return torch.cat(rows)[torch.argsort(order[:texts]).to(rows[0].device)]
+def _embedding(model: SentenceTransformer, features: dict[str, Any]) -> dict[str, Tensor]:
+    return {"z": model(features)["sentence_embedding"].float()}
 
 
 @contextlib.contextmanager

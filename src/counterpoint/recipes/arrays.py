@@ -19,6 +19,7 @@ from counterpoint.types import same_sample
 from counterpoint.views.arrays import clean_and_corrupted
 
 __all__ = ["scarf"]
+KIND = "arrays"
 
 
 @paper(

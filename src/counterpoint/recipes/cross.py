@@ -18,6 +18,8 @@ from counterpoint.types import Batch, Embeddings, Outcome
 from counterpoint.views.cross import query_and_candidates
 
 __all__ = ["cross_encoder", "cross_encoder_listwise"]
+KIND = "text"
+NEEDS = {"cross_encoder": ("anchor", "positive"), "cross_encoder_listwise": ("anchor", "positive")}
 
 
 def score_pairs(modules: nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:

@@ -20,7 +20,7 @@ from counterpoint.papers import paper
 from counterpoint.recipes.text import encode_items, encoder_of, refuse_without_dropout
 from counterpoint.training.method import Method
 from counterpoint.types import Batch, Embeddings, Outcome
-from counterpoint.views.text import twice
+from counterpoint.views.items import twice
 
 __all__ = ["isogclr", "moco"]
 

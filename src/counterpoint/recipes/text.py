@@ -17,9 +17,15 @@ from counterpoint.pairs.listed import listed
 from counterpoint.papers import paper
 from counterpoint.training.method import Contrast, Method
 from counterpoint.types import Batch, Embeddings, items_of, same_sample
-from counterpoint.views.text import anchors_and_candidates, twice
+from counterpoint.views.items import anchors_and_candidates, twice
 
 __all__ = ["pairs", "pairs_with_negatives", "simcse", "simcse_supervised", "supcon"]
+NEEDS = {
+    "pairs": ("anchor", "positive"),
+    "pairs_with_negatives": ("anchor", "positive", "negative"),
+    "simcse_supervised": ("anchor", "positive", "negative"),
+    "supcon": ("anchor", "label"),
+}
 
 
 def encode_items(modules: Mapping[str, nn.Module] | nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:

@@ -12,9 +12,11 @@ from torch import Tensor
 from counterpoint._ops.unit import to_unit
 from counterpoint.data.arrays import Arrays
 from counterpoint.data.batches import Rows
-from counterpoint.encoders import mlp
+from counterpoint.encoders import fresh, mlp
 from counterpoint.encoders.encoder import Encoder
 from counterpoint.encoders.mlp import MLP
+from counterpoint.encoders.sizes import parsed
+from counterpoint.encoders.text import TextEncoder
 from counterpoint.encoders.text import load as load_text
 from counterpoint.errors import Refusal
 from counterpoint.verbs.settings import Run
@@ -33,6 +35,8 @@ def load_encoder(run: Run, rows: Rows, device: str) -> Encoder:
     if not isinstance(rows.items, Arrays):
         if mlp.is_saved(_folder(str(run.model))):
             raise Refusal("a model of texts", "one of arrays", where=f"--model {run.model}")
+        if is_new(run):
+            return new_text(run, known(rows), device)
         code = run.trust_remote_code
         return load_text(
             str(run.model), prompts=run.prompts, lengths=run.lengths, device=device, trust_remote_code=code
@@ -43,7 +47,7 @@ def load_encoder(run: Run, rows: Rows, device: str) -> Encoder:
     if is_new(run):
         torch.manual_seed(run.seed)
         shape = rows.items.shape
-        return MLP(shape, mlp.sizes_of(str(run.model))).fitted(rows.items.take(known(rows))).to(device)
+        return MLP(shape, parsed(str(run.model), mlp.Sizes())).fitted(rows.items.take(known(rows))).to(device)
     folder = _folder(str(run.model))
     if not mlp.is_saved(folder):
         remedy = "leave the flag out, or name 'mlp', 'mlp:depth=2,hidden=64', or a run that was trained on arrays"
@@ -55,7 +59,14 @@ def load_encoder(run: Run, rows: Rows, device: str) -> Encoder:
 
 def is_new(run: Run) -> bool:
     """Whether the encoder starts from nothing."""
-    return str(run.model).partition(":")[0] == mlp.NAME
+    return str(run.model).partition(":")[0] in (mlp.NAME, fresh.NAME)
+
+
+def new_text(run: Run, texts: Sequence[str], device: str) -> TextEncoder:
+    """An encoder of texts that starts from nothing, with a tokenizer of the training texts."""
+    if str(run.model).partition(":")[0] == mlp.NAME:
+        raise Refusal("a model of texts", "one of arrays", where=f"--model {run.model}")
+    return fresh.fresh(texts, parsed(str(run.model), fresh.Sizes()), seed=run.seed, device=device)
 
 
 def _folder(name: str) -> Path:

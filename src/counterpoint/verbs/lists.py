@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from counterpoint.papers import index
-from counterpoint.verbs.recipes import AUTO, AUTO_OF_ARRAYS, NEEDS
+from counterpoint.verbs.recipes import AUTO, AUTO_OF_ARRAYS, needs, only, recipes
 
 NOT_YET = ("image", "audio", "series", "graph", "table", "interaction sequence", "image and text")
 
@@ -39,7 +39,9 @@ def kind_lines() -> list[str]:
     lines += [
         "  by name: "
         + ", ".join(
-            f"{name} ({' + '.join(roles)})" for name, roles in NEEDS.items() if name not in {c.recipe for c in AUTO}
+            f"{name} ({' + '.join(needs(name) or ('anchor',))})"
+            for name in recipes()
+            if only(name) in (None, "text") and name not in {c.recipe for c in AUTO}
         )
     ]
     lines += ["arrays (npz, npy; parquet, jsonl and frames whose cells are lists of numbers; numpy in Python)"]

@@ -25,7 +25,7 @@ from counterpoint.testing import (
 from counterpoint.training.method import Method
 from counterpoint.verbs.console import Screen
 from counterpoint.verbs.job import make_method
-from counterpoint.verbs.recipes import CROSS, NEEDS, ONLY, arguments_of, function_of
+from counterpoint.verbs.recipes import CROSS, arguments_of, function_of, needs, only
 from counterpoint.verbs.small import KINDS, ROLES, small_encoder, small_rows
 
 ROWS = 12  # of the batch, at least
@@ -78,7 +78,7 @@ def prove(
     function = function_of(recipe)
     arguments = arguments_of(function, settings or {})
     kind = _kind_of(recipe, kind)
-    rows = small_rows(kind, _rows_for(processes), roles=("anchor", *NEEDS.get(recipe, ROLES)))
+    rows = small_rows(kind, _rows_for(processes), roles=("anchor", *(needs(recipe) or ROLES)))
     screen = Screen(quiet=quiet)
     with tempfile.TemporaryDirectory() as folder:
         encoder = small_encoder(kind, rows, Path(folder) / "tiny", pairs=recipe in CROSS)
@@ -161,10 +161,10 @@ def _last_line(error: Exception) -> str:
 def _kind_of(recipe: str, kind: str | None) -> str:
     if kind is not None and kind not in KINDS:
         raise Refusal("a kind: " + ", ".join(KINDS), f"'{kind}'", where="--kind")
-    only = ONLY.get(recipe, "text" if recipe in CROSS else None)
-    if only is not None and kind not in (None, only):
-        raise Refusal(f"{only} for {recipe}", f"'{kind}'", where="--kind")
-    return only or kind or "text"
+    alone = only(recipe)
+    if alone is not None and kind not in (None, alone):
+        raise Refusal(f"{alone} for {recipe}", f"'{kind}'", where="--kind")
+    return alone or kind or "text"
 
 
 def _refuse_counts(processes: Sequence[int]) -> None:

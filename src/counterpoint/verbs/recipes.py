@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
+import importlib
 import importlib.util
 import inspect
 import math
 import numbers
+import pkgutil
 import sys
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from counterpoint.data.roles import Samples
@@ -50,22 +54,42 @@ AUTO_OF_ARRAYS = (
     Choice(("anchor",), "scarf", "mrr@10", "arrays alone: each has to find itself among others when most of its numbers "
         "are replaced; measured by the same on rows that were held out"),
 )  # fmt: skip
-# recipe -> the kind of data that alone it works on.
-ONLY: Mapping[str, str] = {"scarf": "arrays"}
-# recipe -> roles that it cannot do without.
-NEEDS: Mapping[str, tuple[str, ...]] = {
-    "pairs": ("anchor", "positive"),
-    "pairs_with_negatives": ("anchor", "positive", "negative"),
-    "simcse_supervised": ("anchor", "positive", "negative"),
-    "supcon": ("anchor", "label"),
-    "cross_encoder": ("anchor", "positive"),
-    "cross_encoder_listwise": ("anchor", "positive"),
-}
 CROSS = ("cross_encoder", "cross_encoder_listwise")  # recipes whose model scores pairs
 # Arguments that have to be positive -> the least that fp32 can divide by, or that counts.
 ABOVE_ZERO: Mapping[str, float] = {"temperature": 2.0**-126, "hard_weight": 2.0**-126, "negatives": 1} | {
     "positive_weight": 2.0**-126
 }
+
+
+def recipes() -> dict[str, Callable]:
+    """All recipes of ours by name: what the modules of `counterpoint.recipes` list in `__all__`.
+
+    >>> recipes()["simcse"].__name__
+    'simcse'
+    """
+    return {name: getattr(module, name) for module in _modules() for name in module.__all__}
+
+
+def needs(recipe: str) -> tuple[str, ...]:
+    """The roles that a recipe of ours cannot do without, beside anchor: `NEEDS` of its module.
+
+    >>> needs("supcon")
+    ('anchor', 'label')
+    """
+    return next((m.NEEDS[recipe] for m in _modules() if recipe in getattr(m, "NEEDS", {})), ())
+
+
+def only(recipe: str) -> str | None:
+    """The kind of data that alone a recipe of ours works on: `KIND` of its module; None: any."""
+    return next((getattr(m, "KIND", None) for m in _modules() if recipe in m.__all__), None)
+
+
+@functools.cache
+def _modules() -> tuple[ModuleType, ...]:
+    import counterpoint.recipes as room
+
+    found = (importlib.import_module(f"{room.__name__}.{m.name}") for m in pkgutil.iter_modules(room.__path__))
+    return tuple(sorted((m for m in found if hasattr(m, "__all__")), key=lambda m: m.__name__))
 
 
 def choose(samples: Samples, recipe: str, *, mined: bool = False) -> tuple[str, Choice]:
@@ -85,13 +109,13 @@ def choose(samples: Samples, recipe: str, *, mined: bool = False) -> tuple[str, 
         return "pairs_with_negatives", match
     if recipe == "auto" and not mined:
         return match.recipe, match
-    if mined and "negative" not in NEEDS.get(recipe, ("negative",) if ".py:" in recipe else ()):
+    if mined and ".py:" not in recipe and "negative" not in needs(recipe):
         remedy = "--recipe pairs_with_negatives does"
         raise Refusal("a recipe that takes negatives for --mine-every", f"'{recipe}'", where="--recipe", remedy=remedy)
-    if ONLY.get(recipe, samples.items.kind) != samples.items.kind:
+    if (only(recipe) or samples.items.kind) != samples.items.kind:
         remedy = f"--recipe auto takes {match.recipe}"
-        raise Refusal(f"{ONLY[recipe]} for --recipe {recipe}", samples.items.kind, where=samples.source, remedy=remedy)
-    for role in NEEDS.get(recipe, ()):
+        raise Refusal(f"{only(recipe)} for --recipe {recipe}", samples.items.kind, where=samples.source, remedy=remedy)
+    for role in needs(recipe):
         if not samples.has(role) and not (mined and role == "negative"):
             raise Refusal(
                 f"data with a {role} for --recipe {recipe}",
@@ -110,9 +134,7 @@ def function_of(recipe: str) -> Callable:
     """
     if ".py:" in recipe:
         return _own(recipe)
-    from counterpoint.recipes import arrays, cross, momentum, text
-
-    ours = {name: getattr(module, name) for module in (text, momentum, arrays, cross) for name in module.__all__}
+    ours = recipes()
     if recipe not in ours:
         remedy = closest(recipe, ["auto", *ours])
         if recipe.endswith(".py"):

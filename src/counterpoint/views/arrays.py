@@ -8,7 +8,7 @@ from torch import Tensor
 
 from counterpoint.types import Batch
 from counterpoint.views.draws import uniform
-from counterpoint.views.text import Views
+from counterpoint.views.items import Views
 
 
 def corrupted(
