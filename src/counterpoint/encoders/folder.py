@@ -62,7 +62,8 @@ def _write_weights(module: Any, encoder: TextEncoder, folder: Path) -> None:
                 shutil.move(file, folder / file.name)
 
 
-def _write_json(path: Path, value: object) -> None:
+def write_json(path: Path, value: object) -> None:
+    """Write a value as JSON, into a folder that is made where it is missing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
@@ -73,16 +74,16 @@ def _describe_backbone(encoder: TextEncoder, target: Path) -> None:
     names = ("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken")
     keys = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
     modes = {f"pooling_mode_{key}": pooling.pooling_mode == name for key, name in zip(keys, names, strict=True)}
-    _write_json(target / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **modes})
-    _write_json(target / "sentence_bert_config.json", {"max_seq_length": encoder.longest, "do_lower_case": False})
+    write_json(target / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **modes})
+    write_json(target / "sentence_bert_config.json", {"max_seq_length": encoder.longest, "do_lower_case": False})
     tokenizer = target / "tokenizer_config.json"
     described = json.loads(tokenizer.read_text(encoding="utf-8")) if tokenizer.exists() else {}
     if (
         described.get("tokenizer_class") == "TokenizersBackend"
     ):  # the name since transformers 5; both know the one before
-        _write_json(tokenizer, described | {"tokenizer_class": "PreTrainedTokenizerFast"})
+        write_json(tokenizer, described | {"tokenizer_class": "PreTrainedTokenizerFast"})
     entries = [("0", "", "Transformer"), ("1", "1_Pooling", "Pooling")]
-    _write_json(
+    write_json(
         target / "modules.json",
         [
             {"idx": i, "name": name, "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -101,4 +102,4 @@ def _write_prompts(encoder: TextEncoder, target: Path) -> None:
     if changed:
         path = target / "config_sentence_transformers.json"
         config = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        _write_json(path, config | {"prompts": config.get("prompts", {}) | changed})
+        write_json(path, config | {"prompts": config.get("prompts", {}) | changed})

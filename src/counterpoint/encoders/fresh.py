@@ -8,12 +8,16 @@ import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from counterpoint.encoders.text import TextEncoder, load
 from counterpoint.encoders.tiny import SPECIAL
 from counterpoint.errors import Refusal
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 NAME = "transformer"
 PER_HEAD = 64  # width of an attention head, as in BERT of any size (Turc et al. 2019, arXiv:1908.08962)
@@ -42,36 +46,26 @@ class Sizes:
     dropout: float = 0.1
 
 
-def write_transformer(folder: Path, texts: Sequence[str], sizes: Sizes = Sizes(), *, seed: int = 0) -> Path:
-    """Write a BERT with random weights and a lower-case tokenizer of these texts; returns its folder.
+def byte_level(texts: Sequence[str], vocabulary: int) -> Tokenizer:
+    """A lower-case byte-level BPE tokenizer of these texts, with BERT's special tokens; the same texts give the same one.
 
-    The tokenizer is byte-level BPE, which knows every letter of every language and comes out the same each time; that of
-    WordPiece does not.
+    It knows every letter of every language, and comes out the same each time; that of WordPiece does not.
 
     Args:
-        folder: where it goes.
-        texts: what the tokenizer is made from.
-        sizes: of the model.
-        seed: of the weights.
-
-    Raises:
-        Refusal: for a width that is no multiple of the width of a head.
+        texts: what it is made from.
+        vocabulary: tokens at most; at least 261 are there, bytes and special ones.
 
     References:
-        Devlin et al. 2019, arXiv:1810.04805; Radford et al. 2019 (GPT-2) for the tokenizer.
+        Radford et al. 2019 (GPT-2).
     """
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
-    heads = max(1, sizes.width // PER_HEAD)
-    if sizes.width % heads or (sizes.width > PER_HEAD and sizes.width % PER_HEAD):
-        raise Refusal(f"a width that is a multiple of {PER_HEAD}", sizes.width, where=f"--model {NAME}")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=sizes.vocabulary,
+        vocab_size=vocabulary,
         special_tokens=list(SPECIAL),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         min_frequency=LEAST_SEEN,
@@ -83,6 +77,30 @@ def write_transformer(folder: Path, texts: Sequence[str], sizes: Sizes = Sizes()
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, SPECIAL.index(token)) for token in ("[CLS]", "[SEP]")],
     )
+    return tokenizer
+
+
+def write_transformer(folder: Path, texts: Sequence[str], sizes: Sizes = Sizes(), *, seed: int = 0) -> Path:
+    """Write a BERT with random weights and a lower-case tokenizer of these texts; returns its folder.
+
+    Args:
+        folder: where it goes.
+        texts: what the tokenizer is made from.
+        sizes: of the model.
+        seed: of the weights.
+
+    Raises:
+        Refusal: for a width that is no multiple of the width of a head.
+
+    References:
+        Devlin et al. 2019, arXiv:1810.04805; `byte_level` for the tokenizer.
+    """
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    heads = max(1, sizes.width // PER_HEAD)
+    if sizes.width % heads or (sizes.width > PER_HEAD and sizes.width % PER_HEAD):
+        raise Refusal(f"a width that is a multiple of {PER_HEAD}", sizes.width, where=f"--model {NAME}")
+    tokenizer = byte_level(texts, sizes.vocabulary)
     names = dict(zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), SPECIAL, strict=True))
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=sizes.length, **names)
     fast.save_pretrained(folder)

@@ -48,6 +48,7 @@ WEIGHTS = (
     "*.safetensors.index.json",
     "*.bin.index.json",
 )
+UNCUT = 2**20  # tokens of a text that a model without layers takes: it cuts nothing
 HUB_SKIP = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf")
 
 
@@ -85,7 +86,8 @@ class TextEncoder(nn.Module):
     @property
     def longest(self) -> int:
         """The number of tokens after which the model itself cuts."""
-        return int(self.model.max_seq_length or 512)
+        longest = self.model.max_seq_length or 512
+        return int(longest) if longest < UNCUT else UNCUT
 
     def set_dropout(self, rate: float) -> None:
         """Give every dropout of the model this rate."""

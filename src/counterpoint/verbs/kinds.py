@@ -12,7 +12,7 @@ from torch import Tensor
 from counterpoint._ops.unit import to_unit
 from counterpoint.data.arrays import Arrays
 from counterpoint.data.batches import Rows
-from counterpoint.encoders import fresh, mlp
+from counterpoint.encoders import fresh, mlp, static
 from counterpoint.encoders.encoder import Encoder
 from counterpoint.encoders.mlp import MLP
 from counterpoint.encoders.sizes import parsed
@@ -59,13 +59,16 @@ def load_encoder(run: Run, rows: Rows, device: str) -> Encoder:
 
 def is_new(run: Run) -> bool:
     """Whether the encoder starts from nothing."""
-    return str(run.model).partition(":")[0] in (mlp.NAME, fresh.NAME)
+    return str(run.model).partition(":")[0] in (mlp.NAME, fresh.NAME, static.NAME)
 
 
 def new_text(run: Run, texts: Sequence[str], device: str) -> TextEncoder:
     """An encoder of texts that starts from nothing, with a tokenizer of the training texts."""
-    if str(run.model).partition(":")[0] == mlp.NAME:
+    name = str(run.model).partition(":")[0]
+    if name == mlp.NAME:
         raise Refusal("a model of texts", "one of arrays", where=f"--model {run.model}")
+    if name == static.NAME:
+        return static.fresh_static(texts, parsed(str(run.model), static.Sizes()), seed=run.seed, device=device)
     return fresh.fresh(texts, parsed(str(run.model), fresh.Sizes()), seed=run.seed, device=device)
 
 
