@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from counterpoint.encoders.folder import write_json
 from counterpoint.encoders.fresh import byte_level, made
 from counterpoint.encoders.text import TextEncoder, inference
 from counterpoint.errors import Refusal
 from counterpoint.papers import paper
-from counterpoint.encoders.folder import write_json
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -127,7 +127,9 @@ def components(rows: Float[Tensor, "n d"], width: int) -> Float[Tensor, "n w"]:
     return (centred @ (chosen * largest.sign())).to(rows.dtype)
 
 
-@paper(reference="Tulkens, van Dongen: Model2Vec: Turn any Sentence Transformer into a Small Fast Model, github.com/MinishLab/model2vec, 2024")
+@paper(
+    reference="Tulkens, van Dongen: Model2Vec: Turn any Sentence Transformer into a Small Fast Model, github.com/MinishLab/model2vec, 2024"
+)
 def distil(
     encoder: TextEncoder, texts: Sequence[str] | None = None, *, width: int | None = 256, common: float = COMMON
 ) -> TextEncoder:
