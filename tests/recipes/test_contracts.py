@@ -1,0 +1,120 @@
+"""What every recipe that reads texts has to pass; the recipes are found by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from counterpoint.data.batches import Rows
+from counterpoint.data.orders import shuffled
+from counterpoint.encoders.text import autocast, load
+from counterpoint.training.cached import part_of
+from counterpoint.training.feed import plain
+from counterpoint.training.loop import Schedule, train
+from counterpoint.training.method import Method
+from counterpoint.training.processes import Split
+from counterpoint.types import Embeddings
+from counterpoint.verbs.recipes import CROSS, arguments_of, function_of, only, recipes
+
+from ..conftest import make_tiny_model, toy_rows
+
+NAMES = [name for name in recipes() if only(name) in (None, "text") and name not in CROSS]
+
+
+def rows(count: int = 64) -> Rows:
+    data = toy_rows(count)
+    frame = {"anchor": [r["query"] for r in data], "positive": [[r["doc"]] for r in data]}
+    frame["negative"] = [[data[(i + 7) % count]["doc"]] for i in range(count)]
+    frame["label"] = [r["query"].split()[0] for r in data]
+    return Rows.of(pl.DataFrame(frame))
+
+
+def method(name: str, folder: Path, train_rows: Rows) -> Method:
+    torch.manual_seed(0)
+    return function_of(name)(load(str(folder)), train_rows)
+
+
+def loss_and_gradients(m: Method, batch: dict, precision: str = "fp32") -> tuple[float, dict[str, torch.Tensor]]:
+    m.modules.zero_grad()
+    with autocast("cpu", precision):
+        sets = m.encode(m.modules, m.views(batch, torch.Generator().manual_seed(0)))
+    outcome = m.objective(m.modules, sets)
+    outcome.loss.backward()
+    m.after(m.modules, sets, outcome)
+    return float(outcome.loss.detach()), {n: p.grad for n, p in m.modules.named_parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_finite_and_every_parameter_that_is_used_gets_gradient(name: str, precision: str, tiny: Path) -> None:
+    data = rows()
+    m = method(name, tiny, data)
+    loss_and_gradients(m, data.take(np.arange(16, 32)), precision)  # a queue is empty before the first batch
+    loss, gradients = loss_and_gradients(m, data.take(np.arange(16)), precision)
+    assert np.isfinite(loss)
+    silent = [n for n, g in gradients.items() if g is None or not torch.isfinite(g).all() or g.abs().max() == 0]
+    assert [n for n in silent if "pooler" not in n] == []
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_order_of_a_batch_does_not_matter(name: str, tmp_path: Path) -> None:
+    folder = make_tiny_model(
+        tmp_path / "dry", dropout=1e-7
+    )  # dropout that never strikes: the views must still differ in id
+    data, order = rows(), np.random.default_rng(0).permutation(12)
+    m = method(name, folder, data)
+    loss_and_gradients(m, data.take(np.arange(12, 24)))
+    straight, shuffled = (loss_of(m, data.take(at)) for at in (np.arange(12), order))
+    assert straight == pytest.approx(shuffled, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_encode_is_row_wise(name: str, tiny: Path) -> None:
+    data = rows()
+    m = method(name, tiny, data)
+    m.modules.eval()
+    views = m.views(data.take(np.arange(6)), torch.Generator().manual_seed(0))
+    whole = m.encode(m.modules, views)
+    for key, view in views.items():
+        for i in range(len(view["id"])):
+            alone = m.encode(m.modules, {key: part_of(view, [i])})[key]
+            together = whole[key].rows(slice(i, i + 1))
+            assert_same_row(alone, together)
+
+
+def assert_same_row(alone: Embeddings, together: Embeddings) -> None:
+    assert torch.equal(alone.id, together.id)
+    for one, other in ((alone.z, together.z), *((alone.facts[n], together.facts[n]) for n in together.facts)):
+        assert torch.allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_learns(name: str, tiny: Path) -> None:
+    """What has been learned lowers the loss: with its first weights and all that it remembers it would be higher."""
+    data = rows(128)
+    m = method(name, tiny, data)
+    first = {n: p.detach().clone() for n, p in m.modules.named_parameters() if p.requires_grad}
+    schedule = Schedule(steps=24, lr=3e-3)
+    feed = plain(data.take, shuffled(len(data), batch=16, seed=0))
+    train(m, feed, schedule, split=Split(16, 1), seed=0, autocast=autocast("cpu", "fp32"))
+    m.modules.eval()
+    batch = data.take(np.arange(48))
+    trained = loss_of(m, batch)
+    m.modules.load_state_dict(first, strict=False)
+    assert trained < 0.98 * loss_of(m, batch)
+
+
+def loss_of(m: Method, batch: dict) -> float:
+    with torch.no_grad():
+        sets = m.encode(m.modules, m.views(batch, torch.Generator().manual_seed(0)))
+        return float(m.objective(m.modules, sets).loss)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_survive_a_round_trip_through_text(name: str) -> None:
+    defaults = arguments_of(function_of(name), {})
+    assert arguments_of(function_of(name), {k: str(v) for k, v in defaults.items()}) == defaults
