@@ -88,21 +88,15 @@ def test_a_mark_stands_for_each_run(text: str, draws: list[float], rate: float) 
 
 
 @quick
-@given(texts, numbers, rates)
-def test_repeats_are_beside_their_word_and_as_many_as_the_paper_says(
-    text: str, draws: list[float], rate: float
-) -> None:
-    words, made = text.split(), repeated_words(rate)(text, draws).split()
-    repeats = len(made) - len(words)
-    assert 0 <= repeats <= max(2, int(rate * len(words)))
-    assert part_of(words, made)
-    at, twice_there = 0, 0
-    while at < len(made):  # each word, and perhaps the same again
-        assert made[at] == words[at - twice_there]
-        longer = len(made) - at - 1 > len(words) - (at - twice_there) - 1
-        again = longer and made[at + 1] == made[at]
-        twice_there, at = twice_there + again, at + 1 + again
-    assert twice_there == repeats
+@given(st.integers(0, 30), numbers, rates)
+def test_repeats_are_beside_their_word_and_as_many_as_the_paper_says(n: int, draws: list[float], rate: float) -> None:
+    words = [str(i) for i in range(n)]
+    made = repeated_words(rate)(" ".join(words), draws).split()
+    often = Counter(made)
+    assert sorted(made, key=int) == made
+    assert set(made) == set(words)
+    assert max(often.values(), default=1) <= 2
+    assert len(made) - n <= max(2, int(rate * n))
 
 
 def test_the_number_of_repeats_is_uniform() -> None:
@@ -124,7 +118,7 @@ def test_reordered_keeps_the_words(text: str, draws: list[float], pairs: int, sh
 def test_one_exchange_of_spans() -> None:
     n, long = 10, 2
     text = " ".join(map(str, range(n)))
-    found = {reordered(1, share=0.2)(text, [u / 40, v / 40]) for u in range(40) for v in range(40)}
+    found = {reordered(1, share=0.2)(text, [u / 14, v / 14]) for u in range(14) for v in range(14)}
     wanted = set()
     for a in range(n):
         for b in range(a + long, n - long + 1):
