@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from counterpoint._ops.layout import Layout, Rule, by_key, lay_out, sort_by_key
-from counterpoint._ops.products import product
+from counterpoint._ops.scores import Columns, Names, Score, dot
 from counterpoint.types import Embeddings
 
 Among = Literal["repelled", "attracted"]
@@ -36,9 +36,10 @@ def neighbours(
     *,
     rule: Rule | None = None,
     among: Among = "repelled",
+    score: Score | None = None,
     memory: int = 64 * 2**20,
 ) -> Neighbours:
-    """The k candidates of largest dot product for each anchor, exact.
+    """The k candidates of largest score for each anchor, exact.
 
     Args:
         anchors: n rows; unit rows make the score a cosine.
@@ -47,7 +48,8 @@ def neighbours(
         rule: None looks at all candidates; else only at those that the rule says something of. `same_sample` leaves out
             an anchor's own content; `listed(relation)` also what is known to be relevant, which finds hard negatives.
         among: "repelled": candidates that the rule lets repel; "attracted": those that it lets attract.
-        memory: bytes that one tile of scores may take.
+        score: how two rows are compared, such as `maxsim()` of token sets; None: the dot product.
+        memory: bytes that one tile of scores may take, with what each of them takes while it is computed.
 
     Relations:
         `sweep` with `maximum` gives the score of the nearest with a gradient; this gives which ones they are.
@@ -62,20 +64,29 @@ def neighbours(
     if keyed is not None:
         orders = sort_by_key(keyed.keys(anchors, candidates))
     a, c = (r if o is None else r.rows(o) for r, o in zip((anchors, candidates), orders, strict=True))
-    wide = max(1, min(WIDE, len(c), memory // max(1, a.z.element_size())))
-    tall = max(1, min(TALL, memory // (wide * a.z.element_size())))
+    compared = dot() if score is None else score
+    inner = compared.inner(_columns(a, compared.reads[0], slice(0)), _columns(c, compared.reads[1], slice(0)))
+    size = a.z.element_size() * max(1, inner)
+    wide = max(1, min(WIDE, len(c), memory // size))
+    tall = max(1, min(TALL, memory // (wide * size)))
     layout = lay_out(rule, a, c, (tall, wide))
     found = [
-        _of_block(a, c, (i, rows), k=k, layout=layout, rule=rule, among=among) for i, rows in _slices(layout.cuts[0])
+        _of_block(a, c, (i, rows), k=k, layout=layout, rule=rule, among=among, compared=compared)
+        for i, rows in _slices(layout.cuts[0])
     ]
     index = torch.cat([f[0] for f in found]) if found else torch.empty(0, k, dtype=torch.int64)
-    score = torch.cat([f[1] for f in found]) if found else torch.empty(0, k)
+    best = torch.cat([f[1] for f in found]) if found else torch.empty(0, k)
     if orders[1] is not None:
         index = torch.where(index < 0, index, orders[1][index])
     if orders[0] is not None:
         back = torch.argsort(orders[0])
-        index, score = index[back], score[back]
-    return Neighbours(index, score)
+        index, best = index[back], best[back]
+    return Neighbours(index, best)
+
+
+def _columns(rows: Embeddings, names: Names, at: slice) -> Columns:
+    """Some rows of the columns that a score reads."""
+    return tuple(rows.z[at] if name == "z" else rows.facts[name][at] for name in names)
 
 
 def _slices(cuts: list[int]) -> list[tuple[int, slice]]:
@@ -83,15 +94,23 @@ def _slices(cuts: list[int]) -> list[tuple[int, slice]]:
 
 
 def _of_block(
-    a: Embeddings, c: Embeddings, block: tuple[int, slice], *, k: int, layout: Layout, rule: Rule | None, among: Among
+    a: Embeddings,
+    c: Embeddings,
+    block: tuple[int, slice],
+    *,
+    k: int,
+    layout: Layout,
+    rule: Rule | None,
+    among: Among,
+    compared: Score,
 ) -> tuple[Tensor, Tensor]:
     """The best of all candidates for one block of anchors."""
     i, rows = block
     best = a.z.new_full((rows.stop - rows.start, k), MASKED)
     index = torch.full_like(best, -1, dtype=torch.int64)
-    x = a.z[rows]
+    x = _columns(a, compared.reads[0], rows)
     for j, columns in _slices(layout.cuts[1]):
-        score = product(x, c.z[columns].T, "fp32")
+        score = compared.of(x, _columns(c, compared.reads[1], columns), "fp32")
         _mask(score, a, c, ((i, rows), (j, columns)), layout=layout, rule=rule, among=among)
         value, place = top(score, min(k, score.shape[1]))
         both, order = torch.cat([best, value], 1).topk(k, 1)

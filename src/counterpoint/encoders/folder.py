@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from counterpoint.encoders import mlp
 from counterpoint.encoders.adapt import merged
+from counterpoint.encoders.beside import save_beside
 from counterpoint.encoders.encoder import Encoder
 from counterpoint.encoders.masked import FILE
 from counterpoint.encoders.text import PROMPT_NAMES, WEIGHTS, TextEncoder
@@ -42,6 +43,7 @@ def save(encoder: Encoder, target: Path) -> None:
     for module, path in zip(encoder.model, paths, strict=True):
         _write_weights(module, encoder, target / path)
     _write_prompts(encoder, target)
+    save_beside(encoder, target)
     if (words := encoder.__dict__.get("words")) is not None:
         save_file({name: tensor.contiguous().cpu() for name, tensor in words.state_dict().items()}, target / FILE)
 
