@@ -67,23 +67,14 @@ def attending(*, layers: int, samples: int) -> One:
 
 def _attention(model: SentenceTransformer, features: dict[str, Any]) -> tuple[tuple[Tensor, ...], Tensor]:
     """The attention of each layer in a pass, [n, heads, t, t], and the embeddings."""
-    backbone, said = backbone_in(model), []
-
-    def asked(_layer: Any, inputs: tuple, named: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        return inputs, {**named, "output_attentions": True}
-
-    hooks = [
-        backbone.register_forward_pre_hook(asked, with_kwargs=True),
-        backbone.register_forward_hook(lambda _layer, _inputs, output: said.append(output.attentions)),
-    ]
-    try:
-        z = model(dict(features))["sentence_embedding"].float()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    if not said or not said[0] or said[0][0] is None:
+    read = {name: features[name] for name in model.tokenizer.model_input_names if name in features}
+    found = backbone_in(model)(**read, output_attentions=True)
+    if not found.attentions or found.attentions[0] is None:
         raise Refusal("a transformer that says its attention", "one that does not")
-    return said[0], z
+    states = {**features, "token_embeddings": found.last_hidden_state}
+    for module in list(model)[1:]:
+        states = module(states)
+    return found.attentions, states["sentence_embedding"].float()
 
 
 def agreement(
