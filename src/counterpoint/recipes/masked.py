@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -52,6 +53,43 @@ def guesses(outcome: Embeddings) -> torch.Tensor:
     return mean(outcome.facts["masked"], outcome.facts["hidden"])
 
 
+def guessed(modules: nn.ModuleDict, batch: Batch, *, rate: float) -> Embeddings:
+    """Rows without a vector, with what guessing their hidden words costs as facts; see `encoders.masked.guessing`."""
+    facts = guessing(modules["encoder"], modules["words"], batch, rate=rate)  # type: ignore[arg-type]
+    return Embeddings.of(facts["masked"].detach()[:, None][:, :0], id=batch["id"], facts=facts)
+
+
+def with_guessing(
+    method: Method, encoder: TextEncoder, *, rate: float, weight: float = 1.0, of: str | None = None
+) -> Method:
+    """The method with masked language modelling beside its loss, by one encoder.
+
+    Args:
+        method: any with the encoder under its name.
+        encoder: with words to guess.
+        rate: share of the words that is hidden, in (0, 1).
+        weight: of the mean cost of a hidden word in the loss; 0 trains the method alone.
+        of: the view whose texts are guessed, which has row numbers; None: the anchors as they are.
+    """
+
+    def views(batch: Batch, generator: torch.Generator) -> dict[str, Batch]:
+        made = method.views(batch, generator)
+        source = {"row": batch["row"], "id": batch["id"], "text": batch["anchor"]} if of is None else made[of]
+        draws = uniform(generator, source["row"], encoder.longest).float()
+        return made | {"masked": {"role": "anchor", **source, "draws": draws}}
+
+    def encode(modules: nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:
+        sets = method.encode(modules, {name: batch for name, batch in views.items() if name != "masked"})
+        return sets | ({"masked": guessed(modules, views["masked"], rate=rate)} if "masked" in views else {})
+
+    def objective(modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
+        masked = Outcome({"masked": guesses(sets["masked"])}, {"masked": 1.0}, {})
+        return Outcome.of(contrast=(1.0, method.objective(modules, sets)), masked=(weight, masked))
+
+    modules = nn.ModuleDict({**method.modules, "words": words_of(encoder)})
+    return replace(method, modules=modules, views=views, encode=encode, objective=objective)
+
+
 @paper(reference="Devlin et al.: BERT: Pre-training of Deep Bidirectional Transformers, arXiv:1810.04805, 2019")
 def mlm(encoder: Encoder, train: Rows, *, rate: float = 0.15) -> Method:
     """Masked language modelling: hidden words of a text are guessed from the rest of it; no contrast at all.
@@ -81,10 +119,7 @@ def mlm(encoder: Encoder, train: Rows, *, rate: float = 0.15) -> Method:
     modules = nn.ModuleDict({"encoder": encoder, "words": words_of(encoder)})
 
     def encode(modules: nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:
-        batch = views["text"]
-        facts = guessing(modules["encoder"], modules["words"], batch, rate=rate)  # type: ignore[arg-type]
-        nothing = facts["masked"].detach()[:, None][:, :0]
-        return {"text": Embeddings.of(nothing, id=batch["id"], facts=facts)}
+        return {"text": guessed(modules, views["text"], rate=rate)}
 
     def objective(_modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
         return Outcome({"masked": guesses(sets["text"])}, {"masked": 1.0}, {})
