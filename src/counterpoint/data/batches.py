@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import polars as pl
@@ -90,4 +91,20 @@ class Rows:
             "positive": [self.items.take(self.positives[i]) if self.positives[i] else [] for i in at],
             "negative": [self.items.take(self.negatives[i]) if self.negatives[i] else [] for i in at],
         }
-        return batch | ({"label": self.labels[rows]} if self.labels is not None else {})
+        source = {"source": self.source_numbers[rows]} if self.sources is not None else {}
+        return batch | source | ({"label": self.labels[rows]} if self.labels is not None else {})
+
+    @cached_property
+    def source_names(self) -> list[str]:
+        """The sources in alphabetical order; a batch has each row's as its place in this list."""
+        return sorted(set(self.sources or ()))
+
+    @cached_property
+    def source_numbers(self) -> Int[Tensor, " n"]:
+        """The source of each row as its place among `source_names`.
+
+        >>> Rows.of(pl.DataFrame({"anchor": ["a", "b"], "source": ["web", "qa"]})).source_numbers.tolist()
+        [1, 0]
+        """
+        places = {name: place for place, name in enumerate(self.source_names)}
+        return torch.tensor([places[name] for name in self.sources or ()], dtype=torch.int64)

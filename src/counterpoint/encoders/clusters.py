@@ -198,7 +198,8 @@ class Samples(nn.Module):
 class Centroids(nn.Module):
     """Centroids that follow the rows nearest to them slowly; the same on every process, and in every checkpoint.
 
-    Read by `assign` and `foreign` before a step, moved by `follow` after it. The first rows that are followed set them.
+    Read by `assign` and `foreign` before a step, moved by `follow` after it. The first rows that are followed set them: all,
+    or of a first batch of fewer rows than twice their number one for every two rows, and the others stay unused.
 
     Args:
         count: of centroids, at least 2.
@@ -207,7 +208,8 @@ class Centroids(nn.Module):
 
     Differs:
         The authors' code adds up the rows of a cluster where this takes their mean, and starts once the mean cosine of a
-        batch has fallen; a caller decides when to follow first. The first centroids lie far apart in the first batch.
+        batch has fallen; a caller decides when to follow first. The first centroids lie far apart in the first batch,
+        which in the authors' scripts has at least two rows for each.
 
     References:
         Deng et al. 2023, arXiv:2305.09892.
@@ -230,7 +232,8 @@ class Centroids(nn.Module):
         self.register_buffer("started", torch.zeros((), dtype=torch.bool))
 
     def _cosines(self, z: Tensor) -> Tensor:
-        return to_unit(z.detach().to(self.z)) @ to_unit(self.z).T
+        found = to_unit(z.detach().to(self.z)) @ to_unit(self.z).T
+        return found.masked_fill(~(self.z != 0).any(1), PUT_OFF)
 
     @torch.no_grad()
     def assign(self, z: Float[Tensor, "n d"]) -> Int[Tensor, " n"]:
@@ -253,7 +256,8 @@ class Centroids(nn.Module):
         """Move each centroid towards the mean of those rows of all processes that are nearest to it."""
         z = everywhere(replace(rows, facts={})).z.to(self.z)
         if not self.started:
-            self.z.copy_(spherical_kmeans(z, len(self.z), iterations=1).centers)
+            count = min(len(self.z), max(2, len(z) // 2))
+            self.z[:count] = spherical_kmeans(z, count, iterations=1).centers
             self.started.fill_(True)
             return
         cluster = self.assign(z)

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from counterpoint.objectives.custom import Rule, as_embeddings
+from counterpoint._ops.scores import FLOOR
+from counterpoint.objectives.custom import Output, Rule, Side, as_embeddings, per_row, sweep, times
 from counterpoint.objectives.positives import infonce_separate
-from counterpoint.objectives.softmax import Temperature, infonce
+from counterpoint.objectives.softmax import (
+    LOGITS,
+    Temperature,
+    between,
+    compare,
+    competing,
+    cooled,
+    gaps,
+    infonce,
+    logits,
+)
 from counterpoint.objectives.spread import alignment, koleo, uniformity
 from counterpoint.papers import paper
-from counterpoint.types import Embeddings, Outcome, same_sample
+from counterpoint.types import Embeddings, Outcome, Pairs, same_sample
+
+OWN, OTHER = "_own side", "_other side"  # facts: the logarithm of what stands in a denominator by reason of a row
 
 
 def _within(anchors: Embeddings, candidates: Embeddings, rule: Rule, t: float) -> Outcome:
@@ -170,3 +186,81 @@ def sscd(
         infonce=(1.0, infonce_separate(rows, rule=rule, temperature=temperature)),
         koleo=(entropy, koleo(rows, rule=rule)),
     )
+
+
+def _among(rows: Embeddings, rule: Rule, temperature: Temperature) -> Float[Tensor, " n"]:
+    """Of each row the logarithm of the sum of e^(s / t) over the rows of its own side that repel it."""
+    one, other, _, bound = cooled(rows, rows, temperature)
+    found = compare(logits(False), one, other, rule=rule, directions="forward", bounds=between(bound))
+    return found.rows["denominator"]
+
+
+def _of_pairs(
+    scores: Mapping[str, Tensor], pairs: Pairs, a: Side, c: Side, _params: Mapping[str, Tensor]
+) -> Mapping[str, Output]:
+    """What each positive pair costs: the logarithm of its denominator less its logit."""
+    return {"cost": times(pairs.attract, torch.logaddexp(a[OWN], c[OTHER]) - scores["s"])}
+
+
+@paper(row=141)
+def infonce_joint(
+    anchors: Embeddings | Float[Tensor, "n d"],
+    candidates: Embeddings | Float[Tensor, "m d"],
+    *,
+    rule: Rule = same_sample,
+    temperature: float | Float[Tensor, ""] = 0.01,
+    reverse: bool = True,
+    among_anchors: bool = True,
+    among_candidates: bool = True,
+) -> Outcome:
+    """A pair has to be nearer than its anchor to any other row, and than its candidate to any other row ("improved" loss).
+
+    For a pair of anchor i and candidate j with attract weights w_ij (normalised: sum_j w_ij = 1), over rows that repel,
+
+        Z_ij = sum_k e^(s(q_i, d_k) / t) + sum_k e^(s(q_k, d_j) / t) + sum_k e^(s(q_i, q_k) / t) + sum_k e^(s(d_k, d_j) / t)
+        loss_i = - sum_j w_ij log( e^(s(q_i, d_j) / t) / Z_ij )
+
+    where the first two sums have the pair itself too; the mean is over anchors with a positive and a competitor.
+
+    Args:
+        anchors: n rows, the queries q; scaled to length 1.
+        candidates: m rows, the documents d, hard negatives among them; with plain tensors row i pairs with row i.
+        rule: who attracts and who repels whom, across the sides and within each.
+        temperature: t > 0; may require grad.
+        reverse, among_anchors, among_candidates: whether the second, third and fourth sum stand in the denominator.
+
+    Returns:
+        One term, "infonce_joint", in nats; log(4n - 2) when all embeddings are equal. Notes as of `infonce`.
+
+    Raises:
+        ValueError: for plain tensors of different length, or a temperature that is not above 0.
+
+    Differs:
+        Equal rows are not negatives, and an anchor without a positive or a competitor does not count.
+
+    Relations:
+        `infonce` with the first sum alone. Swapping the sides changes nothing where each row is in one pair.
+
+    References:
+        Li et al. 2023, arXiv:2308.03281, equation 3.
+
+    >>> round(infonce_joint(torch.ones(3, 2), torch.ones(3, 2)).loss.exp().item(), 3)
+    10.0
+    """
+    a, c, t, bound = cooled(anchors, candidates, temperature)
+    first = compare(logits(), a, c, rule=rule, directions="both" if reverse else "forward", bounds=between(bound))
+    own = first.rows["denominator"]
+    if among_anchors:
+        own = torch.logaddexp(own, _among(a, rule, temperature))
+    other = first.columns["denominator"] if reverse else torch.full_like(c.z[:, 0], FLOOR)
+    if among_candidates:
+        other = torch.logaddexp(other, _among(c, rule, temperature))
+    sides = (a.told(**{OWN: own}), c.told(**{OTHER: other}))
+    cost = sweep(_of_pairs, *sides, scores=LOGITS, rule=rule, rows={"cost": "total"}).rows["cost"]
+
+    def row(found: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        counts, attract = competing(found, compete=True), found["attract"]
+        loss = cost / torch.where(attract > 0, attract, torch.ones_like(attract))
+        return torch.where(counts, loss, torch.zeros_like(loss)), counts.to(loss)
+
+    return Outcome({"infonce_joint": per_row(row, first, "forward")}, {"infonce_joint": 1.0}, gaps(t, first.rows))
