@@ -68,13 +68,26 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def pooling_config(width: int, mode: str, *, include_prompt: bool = True) -> dict[str, Any]:
+    """How tokens are pooled, as sentence-transformers has written it since its version 2, which every version reads.
+
+    Args:
+        width: of a token's state.
+        mode: the name since version 6, such as "mean" or "lasttoken".
+        include_prompt: whether tokens of a prompt are pooled.
+    """
+    names = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+    keys = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    modes = {f"pooling_mode_{key}": mode == name for key, name in zip(keys, names, strict=True)}
+    prompt = {} if include_prompt else {"include_prompt": False}
+    return {"word_embedding_dimension": width, **modes, **prompt}
+
+
 def _describe_backbone(encoder: TextEncoder, target: Path) -> None:
     """The files that sentence-transformers has written since its version 2, which every version reads."""
-    pooling = encoder.model[1]
-    names = ("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken")
-    keys = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
-    modes = {f"pooling_mode_{key}": pooling.pooling_mode == name for key, name in zip(keys, names, strict=True)}
-    write_json(target / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **modes})
+    pooling: Any = encoder.model[1]
+    described = pooling_config(encoder.width, pooling.pooling_mode, include_prompt=pooling.include_prompt)
+    write_json(target / "1_Pooling" / "config.json", described)
     write_json(target / "sentence_bert_config.json", {"max_seq_length": encoder.longest, "do_lower_case": False})
     tokenizer = target / "tokenizer_config.json"
     described = json.loads(tokenizer.read_text(encoding="utf-8")) if tokenizer.exists() else {}
