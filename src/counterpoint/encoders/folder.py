@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
-from counterpoint.encoders import mlp
+from counterpoint.encoders import mlp, sparse
 from counterpoint.encoders.adapt import merged
 from counterpoint.encoders.encoder import Encoder
 from counterpoint.encoders.masked import FILE
@@ -43,7 +44,14 @@ def save(encoder: Encoder, target: Path) -> None:
         _write_weights(module, encoder, target / path)
     _write_prompts(encoder, target)
     if (words := encoder.__dict__.get("words")) is not None:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in words.state_dict().items()}, target / FILE)
+        _write_beside(words.state_dict(), target / FILE)
+    if (codes := encoder.__dict__.get("codes")) is not None:
+        _write_beside(sparse.tensors_of(codes), target / sparse.FILE)
+
+
+def _write_beside(tensors: dict[str, Tensor], file: Path) -> None:
+    """A head that is no part of the model."""
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, file)
 
 
 def _write_weights(module: Any, encoder: TextEncoder, folder: Path) -> None:
