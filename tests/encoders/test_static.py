@@ -113,7 +113,7 @@ def test_distil_writes_a_folder_or_nothing(tiny: Path, tmp_path: Path, toy_csv: 
     assert not [p for p in tmp_path.iterdir() if "unfinished" in p.name]
     for wrong, words in (
         ({"width": 0}, "a width of at least 1"),
-        ({"out": out}, "exists"),
+        ({"out": out}, "a new folder"),
         ({"model": out, "width": 4}, "a transformer with a fast tokenizer"),
         ({"model": tmp_path / "none"}, "a model folder"),
     ):

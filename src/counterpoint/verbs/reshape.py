@@ -102,7 +102,8 @@ def _written(
 ) -> Path:
     """What is made of a model, in a folder that is whole or not there."""
     place = Path(out).expanduser()
-    folder.refuse_existing(place)
+    if place.exists() or place.is_symlink():
+        raise Refusal("a new folder", "one that exists", where=str(out))
     with screen.stage("loading the model"):
         encoder = load_encoder(str(model), device=pick_device(device), trust_remote_code=trust_remote_code)
     made = make(encoder)
