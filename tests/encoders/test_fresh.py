@@ -14,6 +14,7 @@ from counterpoint.encoders.fresh import Sizes, byte_level, fresh, write_transfor
 from counterpoint.encoders.tiny import SPECIAL
 from counterpoint.errors import Refusal
 from counterpoint.training.loop import Stopped
+from counterpoint.verbs.resume import resume
 
 from ..conftest import toy_rows
 from .test_static import files
@@ -34,7 +35,13 @@ def test_texts_and_seed_decide_every_byte(tmp_path: Path) -> None:
 def test_its_tokenizer_is_lower_case_and_knows_every_letter() -> None:
     tokenizer = byte_level(TEXTS, 300)
     ids = tokenizer.encode("A SMALL Dog é 犬").ids
-    assert tokenizer.decode(ids).strip() == "a small dog e 犬"  # lower-case letters without accents, as BERT's
+    assert tokenizer.decode(ids).split() == [
+        "a",
+        "small",
+        "dog",
+        "e",
+        "犬",
+    ]  # letters without accents, as BERT has them
     assert (ids[0], ids[-1]) == (SPECIAL.index("[CLS]"), SPECIAL.index("[SEP]"))
     assert SPECIAL.index("[UNK]") not in ids
     assert [tokenizer.token_to_id(token) for token in SPECIAL] == list(range(5))
@@ -42,10 +49,10 @@ def test_its_tokenizer_is_lower_case_and_knows_every_letter() -> None:
 
 
 def test_sizes_are_as_asked() -> None:
-    encoder = fresh(TEXTS, Sizes(layers=2, width=128, vocabulary=270, length=16, dropout=0.3))
+    encoder = fresh(TEXTS, Sizes(layers=2, width=128, vocabulary=265, length=16, dropout=0.3))
     config = encoder.model[0].auto_model.config
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 128, 2)
-    assert (encoder.longest, encoder.dropout, config.vocab_size) == (16, 0.3, 270)
+    assert (encoder.longest, encoder.dropout, config.vocab_size) == (16, 0.3, 265)
     with pytest.raises(Refusal, match="multiple of 64"):
         fresh(TEXTS, Sizes(width=100))
 
@@ -78,9 +85,13 @@ def test_a_stopped_run_from_nothing_goes_on_to_the_same_end(tmp_path: Path, monk
         done.append(0)
         return step(*args, **kwargs)
 
-    with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, Stopped)):
+    with monkeypatch.context() as patch:
         patch.setattr(loop, "step", stops)
-        counterpoint.fit(data, out=str(tmp_path / "stopped"), save_steps=2, **settings)
-    again = counterpoint.verbs.resume.resume(tmp_path / "stopped", quiet=True)
+        with pytest.raises((KeyboardInterrupt, Stopped)):
+            counterpoint.fit(data, out=str(tmp_path / "stopped"), save_steps=2, **settings)
+    assert not (tmp_path / "stopped").exists()
+    again = resume(tmp_path / "stopped", quiet=True)
     assert again.metrics == whole.metrics
-    assert json.loads((again.path / "run.json").read_text())["settings"]["model"] == settings["model"]
+    written = json.loads((again.path / "run.json").read_text())["settings"]
+    assert (written["model"], written["lr"]) == (settings["model"], 5e-4)
+    assert files(again.path / "model") == files(whole.path / "model")

@@ -54,15 +54,11 @@ def test_texts_and_seed_decide_every_byte(tmp_path: Path) -> None:
     assert {name for name in a if a[name] != c[name]} == {"0_StaticEmbedding/model.safetensors"}
 
 
-@pytest.mark.parametrize(("model", "rate"), [("static:width=32", 2e-2), ("transformer:layers=1,width=32", 5e-4)])
-def test_fit_starts_from_nothing(model: str, rate: float, tmp_path: Path) -> None:
-    settings = {"steps": 60, "batch": 64, "quiet": True, "precision": "fp32", "save_steps": 1000}
-    run = counterpoint.fit(toy_rows(500), model=model, out=str(tmp_path / "run"), **settings)
-    assert run.metrics["after"]["mrr@10"]["value"] > run.metrics["before"]["mrr@10"]["value"] + (
-        0.1 if rate > 1e-2 else -1
-    )
-    written = counterpoint.verbs.folder.read_json(run.path / "run.json")
-    assert written["settings"]["lr"] == rate
+def test_fit_starts_from_nothing(tmp_path: Path) -> None:
+    settings = {"steps": 60, "batch": 64, "quiet": True, "precision": "fp32"}
+    run = counterpoint.fit(toy_rows(500), model="static:width=32", out=str(tmp_path / "run"), **settings)
+    assert run.metrics["after"]["mrr@10"]["value"] > run.metrics["before"]["mrr@10"]["value"] + 0.1
+    assert counterpoint.verbs.folder.read_json(run.path / "run.json")["settings"]["lr"] == 2e-2
     assert counterpoint.load(run.path).encode(["q1 d1"]).shape == (1, 32)
 
 
