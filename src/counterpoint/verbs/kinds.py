@@ -62,8 +62,10 @@ def _of_texts(run: Run, rows: Rows, device: str) -> TextEncoder:
 
 def _pooled(encoder: TextEncoder, run: Run) -> TextEncoder:
     """The encoder with the pooling that was asked for."""
+    if run.pooling is None:
+        return encoder
     torch.manual_seed(run.seed)  # of latent attention
-    return encoder if run.pooling is None else pooled(encoder, run.pooling)  # type: ignore[arg-type]
+    return pooled(encoder, run.pooling)  # type: ignore[arg-type]
 
 
 def is_new(run: Run) -> bool:
