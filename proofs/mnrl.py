@@ -38,6 +38,7 @@ from clock import timed_trainer
 BATCH, LR, WARMUP, LENGTH = 64, 5e-5, 0.1, 96
 ENDLESS = 10**6
 ARMS = ("ours", "theirs")
+ALLOWED = ("leak", "shared-across-splits", "duplicate-rows", "positive-is-anchor", "class-per-row")  # see `ours`
 
 
 def ours(work: Work, seconds: float, seed: int, folder: Path) -> tuple[str, dict[str, Any]]:
@@ -46,7 +47,7 @@ def ours(work: Work, seconds: float, seed: int, folder: Path) -> tuple[str, dict
     held = frame.head(40).with_columns(split=pl.lit("test"))  # `fit` needs questions; these are not reported
     trained = counterpoint.fit(
         pl.concat([frame, held]), quiet=True, out=str(folder / "run"), seed=seed, minutes=seconds / 60, batch=BATCH, lr=LR,
-        lengths={"anchor": LENGTH, "positive": LENGTH}, precision="bf16", evaluations=1, select="last", allow=("all",),
+        lengths={"anchor": LENGTH, "positive": LENGTH}, precision="bf16", evaluations=1, select="last", allow=ALLOWED,
     )  # fmt: skip
     assert trained is not None
     run = json.loads((trained.path / "run.json").read_text(encoding="utf-8"))

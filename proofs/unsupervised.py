@@ -1,9 +1,9 @@
 """Unsupervised sentence methods on a base that has seen no pair: do they lift mean pooling, and is their published order found?
 
 The base is the one of proofs/base.py; it only ever guessed words. All methods train on the same unlabelled sentences, with
-the same batch, rate and steps, from five seeds that decide rows, dropout and new weights; STS-B dev measures them (Spearman). What was
-published is the average over seven STS sets with BERT-base, as each paper says. A method that needs more than sentences
-(documents in order) is left out.
+the same batch, rate and steps, from five seeds that decide rows, dropout and new weights; STS-B dev measures them (Spearman).
+What was published is the average over seven STS sets with BERT-base, as each paper says. A method that needs more than
+sentences (documents in order) is left out.
 
     make proof NAME=unsupervised DATA=path/to/data                  (after make proof NAME=base DATA=path/to/data)
 """

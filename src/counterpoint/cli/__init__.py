@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 
-from counterpoint.cli import training, comparison, data, diagnosis, use  # isort: skip - the order of commands in --help
+from counterpoint.cli import training, comparison, data, diagnosis, reshape, use  # isort: skip - the order of commands in --help
 from counterpoint.cli.app import INTERRUPTED, app
 from counterpoint.cli.training import fit
 from counterpoint.errors import Refusal
 
-__all__ = ["app", "comparison", "data", "diagnosis", "fit", "main", "training", "use"]
+__all__ = ["app", "comparison", "data", "diagnosis", "fit", "main", "reshape", "training", "use"]
 
 
 def main() -> None:

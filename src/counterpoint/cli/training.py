@@ -80,6 +80,9 @@ def fit(
     freeze: Annotated[
         str | None, typer.Option(metavar="WHAT", help="Left as they are: embeddings, or those and 3 layers: 3.")
     ] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="Of tokens: mean, cls, last, weighted, max or latent [default: the model's own].")
+    ] = Run.pooling,
     lora: Annotated[
         int | None, typer.Option(metavar="RANK", help="Train adapters of this rank, such as 8, and merge them.")
     ] = None,
@@ -150,6 +153,8 @@ def fit(
       counterpoint fit clicks.csv --anchor query --positive clicked --minutes 10
 
       counterpoint fit faq.jsonl --recipe pairs --set temperature=0.02 --dry-run
+
+      counterpoint fit clicks.csv --model static:width=128 --epochs 10
 
       counterpoint fit clicks.csv --lora 8 --lr 5e-4 --schedule cosine
 

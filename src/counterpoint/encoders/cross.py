@@ -115,7 +115,12 @@ def _backbone(folder: Path) -> tuple[Path, dict[str, Any]]:
 
 def is_cross_encoder(name: str | Path) -> bool:
     """Whether a folder or name holds a model that scores pairs, not one that embeds texts."""
-    architectures = _backbone(find(str(name)))[1].get("architectures") or [""]
+    folder = find(str(name))
+    modules = folder / "modules.json"
+    kinds = [entry["type"] for entry in json.loads(modules.read_text(encoding="utf-8"))] if modules.exists() else []
+    if kinds and not any(kind.endswith("Transformer") for kind in kinds):
+        return False  # such as a static table
+    architectures = _backbone(folder)[1].get("architectures") or [""]
     return architectures[0].endswith(HEAD)
 
 

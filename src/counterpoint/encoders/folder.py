@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
-from counterpoint.encoders import mlp
+from counterpoint.encoders import mlp, sparse
 from counterpoint.encoders.adapt import merged
 from counterpoint.encoders.beside import save_beside
 from counterpoint.encoders.encoder import Encoder
@@ -45,7 +46,14 @@ def save(encoder: Encoder, target: Path) -> None:
     _write_prompts(encoder, target)
     save_beside(encoder, target)
     if (words := encoder.__dict__.get("words")) is not None:
-        save_file({name: tensor.contiguous().cpu() for name, tensor in words.state_dict().items()}, target / FILE)
+        _write_beside(words.state_dict(), target / FILE)
+    if (codes := encoder.__dict__.get("codes")) is not None:
+        _write_beside(sparse.tensors_of(codes), target / sparse.FILE)
+
+
+def _write_beside(tensors: dict[str, Tensor], file: Path) -> None:
+    """A head that is no part of the model."""
+    save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, file)
 
 
 def _write_weights(module: Any, encoder: TextEncoder, folder: Path) -> None:
@@ -70,13 +78,26 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
+def pooling_config(width: int, mode: str, *, include_prompt: bool = True) -> dict[str, Any]:
+    """How tokens are pooled, as sentence-transformers has written it since its version 2, which every version reads.
+
+    Args:
+        width: of a token's state.
+        mode: the name since version 6, such as "mean" or "lasttoken".
+        include_prompt: whether tokens of a prompt are pooled.
+    """
+    names = ("cls", "mean", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken")
+    keys = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
+    modes = {f"pooling_mode_{key}": mode == name for key, name in zip(keys, names, strict=True)}
+    prompt = {} if include_prompt else {"include_prompt": False}
+    return {"word_embedding_dimension": width, **modes, **prompt}
+
+
 def _describe_backbone(encoder: TextEncoder, target: Path) -> None:
     """The files that sentence-transformers has written since its version 2, which every version reads."""
-    pooling = encoder.model[1]
-    names = ("cls", "mean", "max", "mean_sqrt_len", "weightedmean", "lasttoken")
-    keys = ("cls_token", "mean_tokens", "max_tokens", "mean_sqrt_len_tokens", "weightedmean_tokens", "lasttoken")
-    modes = {f"pooling_mode_{key}": pooling.pooling_mode == name for key, name in zip(keys, names, strict=True)}
-    write_json(target / "1_Pooling" / "config.json", {"word_embedding_dimension": encoder.width, **modes})
+    pooling: Any = encoder.model[1]
+    described = pooling_config(encoder.width, pooling.pooling_mode, include_prompt=pooling.include_prompt)
+    write_json(target / "1_Pooling" / "config.json", described)
     write_json(target / "sentence_bert_config.json", {"max_seq_length": encoder.longest, "do_lower_case": False})
     tokenizer = target / "tokenizer_config.json"
     described = json.loads(tokenizer.read_text(encoding="utf-8")) if tokenizer.exists() else {}

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from counterpoint.errors import Refusal
 
 # What transformers calls the list of layers: BERT, MPNet and DistilBERT; ModernBERT, Qwen and Llama; GPT-2; T5.
 NAMES = ("layer", "layers", "h", "block")
+# What it calls a norm after the last layer: Llama and Qwen; ModernBERT; GPT-2; T5.
+LAST_NORMS = ("norm", "final_norm", "ln_f", "final_layer_norm")
 
 
 def stack_of(encoder: nn.Module, *, where: str | None = None) -> tuple[str, int]:
@@ -101,3 +105,38 @@ def alive(encoder: nn.Module) -> float:
         return 1.0
     first = min(found[name] for name in trained)
     return (count - max(first, 1) + 1) / count if count else 1.0
+
+
+def embeddings_at(model: Any, features: Mapping[str, Any], layer: int) -> dict[str, Tensor]:
+    """The embeddings of some texts by all layers, and by the first few alone, in one pass.
+
+    Args:
+        model: a sentence-transformers model whose first module is a transformer.
+        features: of a tokenizer.
+        layer: how many layers come before the early embedding, from 1 to all.
+
+    Returns:
+        "z", those of the whole model, and "early", those of `reshaped.truncated` with so many layers; [n, d] each.
+
+    Raises:
+        Refusal: as for `stack_of`.
+    """
+    name, _ = stack_of(model)
+    above = model.get_submodule(name.rpartition(".")[0])
+    norm = next(
+        (getattr(above, n) for n in LAST_NORMS if isinstance(getattr(above, n, None), nn.Module)), nn.Identity()
+    )
+    caught: list[Tensor] = []
+
+    def catch(_module: nn.Module, _given: Any, made: Any) -> None:
+        caught.append(made[0] if isinstance(made, tuple) else made)
+
+    hook = model.get_submodule(name)[layer - 1].register_forward_hook(catch)
+    try:
+        whole = model[0](dict(features))
+    finally:
+        hook.remove()
+    early = {**whole, "token_embeddings": norm(caught[0])}
+    for module in list(model)[1:]:
+        whole, early = module(whole), module(early)
+    return {"z": whole["sentence_embedding"].float(), "early": early["sentence_embedding"].float()}

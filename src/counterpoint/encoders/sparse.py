@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import torch
 from jaxtyping import Float
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from counterpoint._ops.processes import all_max
+from counterpoint.errors import Refusal
 from counterpoint.papers import paper
 
+if TYPE_CHECKING:
+    from counterpoint.encoders.text import TextEncoder
+
+FILE = "codes.safetensors"  # of a head that was trained here, beside the model
 LEAST = 1e-5  # above it a unit counts as used, as in the authors' code
 
 
@@ -90,3 +100,63 @@ class SparseCode(nn.Module):
         """After a step: units that a row of any process used are at 0, the others one step further."""
         used = all_max((codes > LEAST).any(0).to(self.idle))
         self.idle.copy_((self.idle + 1) * (1 - used))
+
+
+def scaled(z: Float[Tensor, "n d"]) -> Float[Tensor, "n d"]:
+    """The rows at length sqrt(d), so that a coordinate is about 1 in size whatever the encoder: what a code is made of."""
+    return normalize(z, dim=-1) * z.shape[-1] ** 0.5
+
+
+def keep_codes(encoder: TextEncoder, head: SparseCode) -> None:
+    """Keep a head beside an encoder, not in it: `folder.save` writes it, and `codes_of` finds it again.
+
+    Args:
+        encoder: whose embeddings the head reads.
+        head: of its codes.
+    """
+    encoder.__dict__["codes"] = head
+
+
+def tensors_of(head: SparseCode) -> dict[str, Tensor]:
+    """All that a head is made of, its number of units with it."""
+    return {**head.state_dict(), "sizes": torch.tensor([head.k, head.dead, head.dead_k])}
+
+
+def codes_of(encoder: TextEncoder) -> SparseCode:
+    """The head that an encoder was trained or saved with.
+
+    Raises:
+        Refusal: where it has none.
+    """
+    path = encoder.folder / FILE
+    if "codes" not in encoder.__dict__:
+        if not path.exists():
+            raise Refusal(
+                "a model with a head for sparse codes", "none", where=str(path), remedy="--recipe csr trains one"
+            )
+        found = load_file(path)
+        k, dead, dead_k = found.pop("sizes").tolist()
+        units, width = found["weight"].shape
+        head = SparseCode(width, units, k=k, dead=dead, dead_k=dead_k)
+        head.load_state_dict(found)
+        encoder.__dict__["codes"] = head.to(encoder.device)
+    return encoder.__dict__["codes"]
+
+
+def embed_sparse(
+    encoder: TextEncoder, texts: Sequence[str], role: str = "anchor", *, k: int | None = None
+) -> Float[Tensor, "n u"]:
+    """The codes of texts at length 1, as a sparse matrix on the CPU; their products are cosines of codes.
+
+    Args:
+        encoder: one with a head, as `--recipe csr` writes it.
+        texts: n texts.
+        role: which prompt and length.
+        k: units that may be above 0, from 1 on; None: as many as the head was trained with. Fewer cost less space, and are
+            the largest ones.
+    """
+    from counterpoint.encoders.text import embed
+
+    with torch.no_grad():
+        code = codes_of(encoder)(scaled(embed(encoder, texts, role)).to(encoder.device), k)
+        return normalize(code, dim=-1).cpu().to_sparse()

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 NAME = "static"
 FOLDER = "0_StaticEmbedding"  # inside a model folder, as sentence-transformers names it
-COMMON = 1e-4  # share of all words at which a word's weight is halved, as in Model2Vec
+# The share of all words at which a word's weight is halved: with ranks as in Model2Vec, with counts as in SIF.
+BY_RANK, BY_COUNT = 1e-4, 1e-3
 CHUNK = 1024  # tokens that go through the model at a time; each is a text of one token
 
 
@@ -81,7 +82,7 @@ def fresh_static(texts: Sequence[str], sizes: Sizes = Sizes(), *, seed: int = 0,
     return made(lambda folder: write_static(folder, tokenizer, table), device=device)
 
 
-def sif(share: Float[Tensor, " v"], common: float = COMMON) -> Float[Tensor, " v"]:
+def sif(share: Float[Tensor, " v"], common: float = BY_RANK) -> Float[Tensor, " v"]:
     """The weight of a word in the mean of its text: the more common, the less it says.
 
         weight(w) = a / (a + p(w))
@@ -128,10 +129,11 @@ def components(rows: Float[Tensor, "n d"], width: int) -> Float[Tensor, "n w"]:
 
 
 @paper(
-    reference="Tulkens, van Dongen: Model2Vec: Turn any Sentence Transformer into a Small Fast Model, github.com/MinishLab/model2vec, 2024"
+    reference="Tulkens, van Dongen: Model2Vec: Turn any Sentence Transformer into a Small Fast Model, 2024, "
+    "github.com/MinishLab/model2vec"
 )
 def distil(
-    encoder: TextEncoder, texts: Sequence[str] | None = None, *, width: int | None = 256, common: float = COMMON
+    encoder: TextEncoder, texts: Sequence[str] | None = None, *, width: int = 256, common: float | None = None
 ) -> TextEncoder:
     """A static table of what an encoder makes of each of its tokens alone: hundreds of times as fast, nearly as good.
 
@@ -141,8 +143,8 @@ def distil(
         encoder: with a transformer and a tokenizer of the package tokenizers.
         texts: how common words are is counted in them, p(w) = count(w) / count of all; a word that they lack counts as 0.
             None: the vocabulary is taken for sorted from the most common word on, and p as of `zipf`.
-        width: dimensions of the table, from 1 to the encoder's own; None: all, still centred and turned.
-        common: a > 0.
+        width: dimensions of the table, at least 1, and at most the encoder's own.
+        common: a > 0; None: 1e-4 without texts, as the authors have it, and 1e-3 with counts, as Arora et al. have it.
 
     Returns:
         An encoder of its own, without prompts. Special tokens have rows of 0.
@@ -165,8 +167,9 @@ def distil(
     if tokenizer is None:
         remedy = "it is a static table already" if _is_static(encoder) else None
         raise Refusal("a transformer with a fast tokenizer to distil", "another model", remedy=remedy)
-    if width is not None and not 1 <= width <= encoder.width:
-        raise Refusal(f"a width from 1 to {encoder.width}, the model's own", width, where="--width")
+    if width < 1:
+        raise Refusal("a width of at least 1", width, where="--width")
+    common = (BY_RANK if texts is None else BY_COUNT) if common is None else common
     if not common > 0:
         raise Refusal("a share above 0 for common", common)
     tokenizer = copy.deepcopy(tokenizer)
@@ -174,7 +177,7 @@ def distil(
     tokenizer.no_padding()
     special = set(encoder.model.tokenizer.all_special_ids)
     words = torch.tensor([i for i in range(tokenizer.get_vocab_size()) if i not in special])
-    rows = components(_alone(encoder, words), encoder.width if width is None else width)
+    rows = components(_alone(encoder, tokenizer, words), min(width, encoder.width))
     share = zipf(len(words)) if texts is None else shares(tokenizer, texts)[words]
     table = torch.zeros(tokenizer.get_vocab_size(), rows.shape[1])
     table[words] = rows * sif(share, common)[:, None]
@@ -205,18 +208,16 @@ def _is_static(encoder: TextEncoder) -> bool:
     return type(encoder.model[0]).__name__ == "StaticEmbedding"
 
 
-def _around(tokenizer: Any) -> tuple[list[int], list[int]]:
+def _around(tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
     """The special tokens that a tokenizer puts before and after a text."""
-    ids = list(tokenizer("a")["input_ids"])
-    marks = [i in set(tokenizer.all_special_ids) for i in ids]
-    first = marks.index(False) if False in marks else len(ids)
-    last = len(ids) - marks[::-1].index(False) if False in marks else len(ids)
-    return ids[:first], ids[last:]
+    encoded = tokenizer.encode("a")
+    text = [place for place, added in enumerate(encoded.special_tokens_mask) if not added] or [len(encoded.ids)]
+    return encoded.ids[: text[0]], encoded.ids[text[-1] + 1 :]
 
 
-def _alone(encoder: TextEncoder, words: Int[Tensor, " v"]) -> Float[Tensor, "v d"]:
+def _alone(encoder: TextEncoder, tokenizer: Tokenizer, words: Int[Tensor, " v"]) -> Float[Tensor, "v d"]:
     """What the encoder makes of each token by itself, between the special tokens, before any scaling to length 1."""
-    before, after = _around(encoder.model.tokenizer)
+    before, after = _around(tokenizer)
     modules = [module for module in encoder.model if type(module).__name__ != "Normalize"]
     found = []
     with inference(encoder):

@@ -278,10 +278,13 @@ def load(
     quiet_libraries()
     from sentence_transformers import SentenceTransformer
 
+    how: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code}
+    how["local_files_only"] = not trust_remote_code
     try:
-        model = SentenceTransformer(
-            str(folder), device=device, trust_remote_code=trust_remote_code, local_files_only=not trust_remote_code
-        )
+        if own := _own_modules(folder):
+            model = SentenceTransformer._load_with_module_classes(str(folder), own, **how)
+        else:
+            model = SentenceTransformer(str(folder), **how)
     except Exception as error:  # any failure of another library on a user's folder is the user's to mend
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         remedy = "add --trust-remote-code if you trust its authors" if "trust_remote_code" in str(error) else None
@@ -298,6 +301,18 @@ def load(
     known = {name: prompt for name, prompt in model.prompts.items() if prompt}
     own = {role: next((known[n] for n in names if n in known), "") for role, names in PROMPT_NAMES.items()}
     return TextEncoder(model, folder, {**own, **(prompts or {})}, lengths or {})
+
+
+def _own_modules(folder: Path) -> dict[str, Any]:
+    """The classes of ours that a folder names; they need no trust, being part of this package."""
+    described = folder / "modules.json"
+    kinds = [entry["type"] for entry in json.loads(described.read_text(encoding="utf-8"))] if described.exists() else []
+    if not any(kind.startswith("counterpoint.") for kind in kinds):
+        return {}
+    from counterpoint.encoders import pooling
+
+    own = {f"{pooling.__name__}.{name}": getattr(pooling, name) for name in pooling.MODULES}
+    return {kind: own[kind] for kind in kinds if kind in own}
 
 
 def quiet_libraries() -> None:

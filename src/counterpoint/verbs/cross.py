@@ -196,7 +196,7 @@ def _refuse_settings(run: Run) -> None:
     if other is not None:
         remedy = f"a cross-encoder reads both texts together: --length {ROLE}=256"
         raise Refusal(f"a length for {ROLE}", f"'{other}'", where="--length", remedy=remedy)
-    for name in ("mine_every", "lora", "freeze"):
+    for name in ("mine_every", "lora", "freeze", "pooling"):
         if getattr(run, name) is not None:
             raise Refusal("no such setting for a cross-encoder", getattr(run, name), where=flag_of(name))
     if run.order != "shuffled":

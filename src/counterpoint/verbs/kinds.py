@@ -15,6 +15,7 @@ from counterpoint.data.batches import Rows
 from counterpoint.encoders import fresh, mlp, static
 from counterpoint.encoders.encoder import Encoder
 from counterpoint.encoders.mlp import MLP
+from counterpoint.encoders.reshaped import pooled
 from counterpoint.encoders.sizes import parsed
 from counterpoint.encoders.text import TextEncoder
 from counterpoint.encoders.text import load as load_text
@@ -35,13 +36,8 @@ def load_encoder(run: Run, rows: Rows, device: str) -> Encoder:
     if not isinstance(rows.items, Arrays):
         if mlp.is_saved(_folder(str(run.model))):
             raise Refusal("a model of texts", "one of arrays", where=f"--model {run.model}")
-        if is_new(run):
-            return new_text(run, known(rows), device)
-        code = run.trust_remote_code
-        return load_text(
-            str(run.model), prompts=run.prompts, lengths=run.lengths, device=device, trust_remote_code=code
-        )
-    for flag, given in (("--prompt", run.prompts), ("--length", run.lengths)):
+        return _pooled(_of_texts(run, rows, device), run)
+    for flag, given in (("--prompt", run.prompts), ("--length", run.lengths), ("--pooling", run.pooling)):
         if given:
             raise Refusal(f"texts for {flag}", "arrays", where=flag, remedy="leave the flag out")
     if is_new(run):
@@ -57,6 +53,21 @@ def load_encoder(run: Run, rows: Rows, device: str) -> Encoder:
     return encoder
 
 
+def _of_texts(run: Run, rows: Rows, device: str) -> TextEncoder:
+    if is_new(run):
+        return new_text(run, known(rows), device)
+    code = run.trust_remote_code
+    return load_text(str(run.model), prompts=run.prompts, lengths=run.lengths, device=device, trust_remote_code=code)
+
+
+def _pooled(encoder: TextEncoder, run: Run) -> TextEncoder:
+    """The encoder with the pooling that was asked for."""
+    if run.pooling is None:
+        return encoder
+    torch.manual_seed(run.seed)  # of latent attention
+    return pooled(encoder, run.pooling)  # type: ignore[arg-type]
+
+
 def is_new(run: Run) -> bool:
     """Whether the encoder starts from nothing."""
     return str(run.model).partition(":")[0] in (mlp.NAME, fresh.NAME, static.NAME)
@@ -68,8 +79,12 @@ def new_text(run: Run, texts: Sequence[str], device: str) -> TextEncoder:
     if name == mlp.NAME:
         raise Refusal("a model of texts", "one of arrays", where=f"--model {run.model}")
     if name == static.NAME:
-        return static.fresh_static(texts, parsed(str(run.model), static.Sizes()), seed=run.seed, device=device)
-    return fresh.fresh(texts, parsed(str(run.model), fresh.Sizes()), seed=run.seed, device=device)
+        encoder = static.fresh_static(texts, parsed(str(run.model), static.Sizes()), seed=run.seed, device=device)
+    else:
+        encoder = fresh.fresh(texts, parsed(str(run.model), fresh.Sizes()), seed=run.seed, device=device)
+    encoder.prompts |= run.prompts
+    encoder.lengths |= run.lengths
+    return encoder
 
 
 def _folder(name: str) -> Path:

@@ -86,6 +86,9 @@ DEFAULTS: Mapping[str, Defaults] = {
     "text": Defaults(MINILM, 5e-5, None),
     "arrays": Defaults("mlp", 1e-3, 2000),
 }
+# Peak rates of models of texts that start from nothing: BERT's "mini" of Turc et al. 2019; a table, see docs/decisions.md.
+FRESH_LR: Mapping[str, float] = {"transformer": 5e-4, "static": 2e-2}
+POOLINGS = ("mean", "cls", "last", "weighted", "max", "latent")
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,9 @@ class Run:
 
     Args:
         recipe: the training method, "auto", or path/to/file.py:function for one of your own.
-        model: of texts, a sentence-transformers folder, a transformers backbone, a run of ours, or a name on the hub; of
-            arrays "mlp", "mlp:depth=2,hidden=64,width=32", or a run of ours. None: all-MiniLM-L6-v2, and "mlp".
+        model: of texts, a sentence-transformers folder, a transformers backbone, a run of ours, a name on the hub, or one from
+            nothing: "transformer:layers=4,width=256" or "static:width=256"; of arrays "mlp", "mlp:depth=2,hidden=64,width=32",
+            or a run of ours. None: all-MiniLM-L6-v2, and "mlp".
         out: the run folder; None: runs/<data>-<recipe>-<n>.
         steps: updates at most. epochs: passes over the training rows. minutes: wall-clock budget of training. With
             none of the three, one epoch of texts, 2,000 steps on arrays.
@@ -104,11 +108,12 @@ class Run:
             the same gradient; a step takes memory for `micro` texts, and about a third more time.
         order: how batches are put together, one of `counterpoint.data.orders`. order_settings: its arguments.
             source_weights: source -> how many times as often its rows are drawn.
-        lr: peak learning rate; None: 5e-5 for texts, 1e-3 for arrays.
+        lr: peak learning rate; None: 5e-5 for texts, 1e-3 for arrays; 5e-4 for a new transformer, 2e-2 for a new table.
         schedule: of the rate after it has risen for a tenth of the run: "linear" or "cosine" to 0, or "constant".
         layer_decay: each layer's rate is this times that of the layer above it; embeddings are lowest. 1: one rate for all.
         head_lr: peak rate of parts beside the model, such as a training head; None: `lr`.
         freeze: "embeddings", or a number of layers: embeddings and the first layers stay as they are.
+        pooling: how token states become one vector, one of mean, cls, last, weighted, max and latent; None: the model's own.
         lora: rank of adapters that train in place of the weights, folded into them at the end; None: no adapters.
         accumulate: batches an update. Each has negatives of its own: more of them come from `batch` with `micro`.
         seed: decides the split, the order, dropout, and the resamples of the intervals.
@@ -152,6 +157,7 @@ class Run:
     layer_decay: float = 1.0
     head_lr: float | None = None
     freeze: str | int | None = None
+    pooling: str | None = None
     lora: int | None = None
     accumulate: int = 1
     seed: int = 0
@@ -217,6 +223,8 @@ class Run:
             remedy = f"--evaluations {4 * self.patience} measures it more often"
             raise Refusal(wanted, self.patience, where="--patience", remedy=remedy)
         layers_to_freeze(self.freeze)
+        if self.pooling is not None and self.pooling not in POOLINGS:
+            raise Refusal("a pooling: " + ", ".join(POOLINGS), f"'{self.pooling}'", where="--pooling")
 
     @property
     def asked_by(self) -> int:
@@ -238,7 +246,7 @@ class Run:
         return replace(
             self,
             model=own.model if self.model is None else self.model,
-            lr=own.lr if self.lr is None else self.lr,
+            lr=FRESH_LR.get(str(self.model).partition(":")[0], own.lr) if self.lr is None else self.lr,
             steps=own.steps if open_ended else self.steps,
         )
 
