@@ -213,3 +213,50 @@ def evaluate(
     run_evaluate(
         model, data, against=tuple(against or ()), anomaly=anomaly, evals=named(eval_, "--eval"), out=out, **settings
     )
+
+
+@app.command()
+def generate(
+    data: Annotated[Path, typer.Argument(help="A csv, tsv, jsonl or parquet file of texts.", show_default=False)],
+    out: Annotated[str, typer.Option(metavar="FILE", help="A new .parquet, .jsonl or .csv.", show_default=False)],
+    with_: Annotated[
+        str,
+        typer.Option("--with", metavar="rules|FOLDER|URL", help="What writes: rules, or a language model."),
+    ] = "rules",
+    as_: Annotated[
+        str, typer.Option("--as", help="'positive,negative' for --recipe syncse, 'pairs' with a value for claif.")
+    ] = "positive,negative",
+    model: Annotated[str, typer.Option(help="The model's name at a URL.")] = "default",
+    key_from: Annotated[str | None, typer.Option(metavar="VARIABLE", help="Environment variable with the key.")] = None,
+    cache: Annotated[str | None, typer.Option(metavar="FILE", help="Keeps the answers; beside --out if none.")] = None,
+    per_text: Annotated[int, typer.Option(help="Pairs of each text.")] = 3,
+    tokens: Annotated[int, typer.Option(help="Of an answer, at most.")] = 100,
+    temperature: Annotated[float, typer.Option(help="Of the answers.")] = 0.7,
+    seed: Annotated[int, typer.Option(help="Of what is drawn.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or mps, for a FOLDER.")] = "cpu",
+    anchor: Anchor = None,
+    split: SplitColumn = None,
+    ignore: Ignore = None,
+    delimiter: Delimiter = None,
+) -> None:
+    """Let a language model, or rules, write training data for texts: triples, or pairs with a score.
+
+    A URL is an OpenAI-compatible server, of your own machine or of a service; texts go there and nowhere else. Answers are
+    kept beside the output: type the same command again to go on after an interruption.
+
+    Examples:
+
+      counterpoint generate texts.csv --out made.parquet --with http://localhost:8000/v1 --model qwen
+      counterpoint fit made.parquet --recipe syncse
+
+      counterpoint generate texts.csv --out pairs.parquet --with models/smollm --as pairs
+      counterpoint fit pairs.parquet --recipe claif
+    """
+    given = dict(locals())
+    columns = {name: given[name] for name in ("anchor", "split") if given[name] is not None}
+    roles = columns | {f"ignore:{column}": column for column in ignore or ()}
+    from counterpoint.verbs.generate import generate as run_generate
+
+    how = {name: given[name] for name in ("with_", "as_", "model", "key_from", "cache", "per_text", "tokens")}
+    how |= {name: given[name] for name in ("temperature", "seed", "device", "delimiter")}
+    run_generate(data, out=out, roles=roles, **how)

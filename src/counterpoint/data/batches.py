@@ -18,20 +18,26 @@ from counterpoint.types import Batch, Relation
 def relation_of(frame: pl.DataFrame, items: Items = TEXTS) -> Relation:
     """The labelled pairs of a table as edges by content identity; listed negatives have grade 0.
 
+    The values of a table are those of its positives; a listed negative has the value 0.
+
     >>> from counterpoint.data.identity import content_id
     >>> relation_of(pl.DataFrame({"anchor": ["a"], "positive": [["b"]]})).positives(content_id("a")) == {content_id("b"): 1}
     True
     """
-    anchor, candidate, grade = [], [], []
+    anchor, candidate, grade, value = [], [], [], []
+    values = frame["value"].to_list() if "value" in frame.columns else None
     weights = frame["weight"].to_list() if "weight" in frame.columns else [1.0] * len(frame)
     for role in ("positive", "negative"):
         if role not in frame.columns:
             continue
-        for known, others, weight in zip(items.ids(frame["anchor"]), frame[role].to_list(), weights, strict=True):
+        told = values if values and role == "positive" else [0.0] * len(frame)
+        columns = (items.ids(frame["anchor"]), frame[role].to_list(), weights, told)
+        for known, others, weight, score in zip(*columns, strict=True):
             anchor += [known] * len(others)
             candidate += items.ids(others)
             grade += [weight if role == "positive" else 0.0] * len(others)
-    return Relation.of(anchor, candidate, grade)
+            value += [float(score)] * len(others)
+    return Relation.of(anchor, candidate, grade, value=None if values is None else value)
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,8 @@ class Rows:
             labels = torch.from_numpy(frame["label"].rank("dense").to_numpy().astype(np.int64) - 1)
             classes = frame["label"].unique().sort().to_list()
         relation = relation_of(
-            frame.select("anchor", *(c for c in ("positive", "negative", "weight") if c in frame.columns)), items
+            frame.select("anchor", *(c for c in ("positive", "negative", "weight", "value") if c in frame.columns)),
+            items,
         )
         ids = torch.tensor(items.ids(anchors), dtype=torch.int64)
         sources = frame["source"].fill_null("").to_list() if "source" in frame.columns else None

@@ -49,6 +49,16 @@ def _tree_of(text: str) -> ast.Module | None:
         return None
 
 
+def is_code(text: str) -> bool:
+    """Whether a text is Python that defines a function; one word alone would be Python too.
+
+    >>> is_code("def f(): pass"), is_code("hello"), is_code("How do I sort?")
+    (True, False, False)
+    """
+    tree = _tree_of(text)
+    return tree is not None and any(_functions(tree))
+
+
 def _edit(change: Callable[[str, ast.Module, Sequence[float]], str], *, reflective: bool = False) -> Edit:
     """A change of Python as an edit of any text."""
 
