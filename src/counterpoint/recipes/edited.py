@@ -91,7 +91,7 @@ def esimcse(
             return sets | encode_items({"encoder": modules["teacher"]}, {k: v for k, v in views.items() if k == "past"})
 
     def objective(modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
-        candidates = joined([sets["second"].to_unit(), cast(Queue, modules["queue"]).rows()])
+        candidates = joined([sets["second"], cast(Queue, modules["queue"]).rows()])
         return infonce(sets["first"], candidates, rule=same_sample, temperature=temperature)
 
     def after(modules: nn.ModuleDict, sets: dict[str, Embeddings], _outcome: Outcome) -> None:
