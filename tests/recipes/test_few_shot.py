@@ -105,9 +105,8 @@ def lone_supcon(z: torch.Tensor, label: torch.Tensor, t: float) -> torch.Tensor:
 @pytest.mark.proves(row=118, fact="reference")
 def test_lm_supcon_guesses_the_word_of_the_class_and_draws_masks_of_a_class_together(tiny: Path) -> None:
     method = made(lm_supcon, tiny, weight=0.5)
-    for module in (method.modules["encoder"],):
-        module.set_dropout(0.0)
-    views, sets, outcome = run(method)
+    method.modules["encoder"].set_dropout(0.0)
+    views, _, outcome = run(method)
     model = method.modules["encoder"].model
     tokens, states, costs = model.tokenizer, [], []
     numbers = torch.tensor(tokens.convert_tokens_to_ids(CLASSES))

@@ -217,7 +217,7 @@ def lm_supcon(
     contrast = partial(infonce, rule=labelled(), temperature=temperature)
 
     def views(batch: Batch, generator: torch.Generator) -> dict[str, Batch]:
-        made = {}
+        made: dict[str, Batch] = {}
         for view, (name, form) in enumerate((("first", template), ("second", second))):
             drawn = uniform(generator, batch["row"], len(chosen)).tolist()
             mask, rows = str(encoder.model.tokenizer.mask_token), batch["row"].tolist()
