@@ -115,7 +115,13 @@ def setfit(encoder: Encoder, train: Rows) -> Method:
 
 
 def prompted(
-    train: Rows, template: str, words: Sequence[str], mask: str, numbers: Sequence[Sequence[float]], rows: Sequence[int]
+    train: Rows,
+    template: str,
+    *,
+    words: Sequence[str],
+    mask: str,
+    numbers: Sequence[Sequence[float]],
+    rows: Sequence[int],
 ) -> list[str]:
     """Each row in a template, before one row of each class in the same template with its word: the demonstrations.
 
@@ -211,10 +217,11 @@ def lm_supcon(
     contrast = partial(infonce, rule=labelled(), temperature=temperature)
 
     def views(batch: Batch, generator: torch.Generator) -> dict[str, Batch]:
-        made = {}
+        made: dict[str, Batch] = {}
         for view, (name, form) in enumerate((("first", template), ("second", second))):
             drawn = uniform(generator, batch["row"], len(chosen)).tolist()
-            texts = prompted(train, form, chosen, str(encoder.model.tokenizer.mask_token), drawn, batch["row"].tolist())
+            mask, rows = str(encoder.model.tokenizer.mask_token), batch["row"].tolist()
+            texts = prompted(train, form, words=chosen, mask=mask, numbers=drawn, rows=rows)
             made[name] = {"text": texts, "id": batch["id"], "label": batch["label"], "role": "anchor", "view": view}
         return made
 

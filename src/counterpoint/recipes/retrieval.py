@@ -161,9 +161,11 @@ def nv_embed(
     if not retrieval:
         return method
     whole, alone = listed(train.relation), listed(train.relation, others=0.0)
-    if retrieval == "none":
-        return replace(method, objective=replace(method.objective, rule=alone))
-    rule = in_batch_for(whole, alone, sources_named(train, retrieval))
+    rule: Rule = alone
+    if retrieval != "none":
+        rule = in_batch_for(whole, alone, sources_named(train, retrieval))
     objective = Contrast(("anchor",), ("candidate",), rule, partial(infonce, temperature=temperature))
-    encode = carrying(encode_items, "source")
-    return replace(method, views=with_source(method.views), encode=encode, objective=objective)
+    method = replace(method, objective=objective)
+    if retrieval == "none":
+        return method
+    return replace(method, views=with_source(method.views), encode=carrying(encode_items, "source"))
