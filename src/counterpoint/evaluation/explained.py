@@ -24,10 +24,8 @@ STYLE = """
 .heat td { min-width: 44px; border-radius: 4px; background: var(--panel); color: var(--muted); font-size: 0.8rem; }
 .heat td.some { color: var(--ink); background: color-mix(in srgb, var(--after) var(--share), var(--panel)); }
 .heat td.less { color: var(--ink); background: color-mix(in srgb, var(--bad) var(--share), var(--panel)); }
-.heat td.strong { color: var(--page); }
 """
-STRONG = 0.6  # of the largest entry: from here on the ink is that of the page
-FULL = 85  # percent of colour of the largest entry
+FULL = 55  # percent of colour of the largest entry: the ink can be read on it, dark or light
 
 
 class HeatMap(NamedTuple):
@@ -102,7 +100,8 @@ def render(found: HeatMap, a: str, b: str, *, trained: bool = True) -> str:
 def _explained() -> Html:
     words = (
         "Each token is matched to the one of the other text that is most like it, in both directions. A number is what a pair "
-        "of tokens adds to the score, in thousandths; all of them add up to it."
+        "of tokens adds to the score, in thousandths; all of them add up to it. Rows are the tokens of the first text, columns "
+        "those of the second."
     )
     return tag("p", words)
 
@@ -114,8 +113,7 @@ def _drawn(found: HeatMap) -> Html:
         tag("tr", tag("th", token, scope="row"), *(_cell(value, largest) for value in row))
         for token, row in zip(found.left, found.matrix.tolist(), strict=True)
     ]
-    caption = tag("caption", "Rows are tokens of the first text, columns those of the second")
-    whole = tag("table", caption, tag("thead", head), tag("tbody", *rows))
+    whole = tag("table", tag("thead", head), tag("tbody", *rows))
     return tag("div", whole, class_="heat", tabindex="0", role="region", aria_label="heat map")
 
 
@@ -123,8 +121,8 @@ def _cell(value: float, largest: float) -> Html:
     share = abs(value) / largest
     if round(1000 * value) == 0:
         return tag("td", "")
-    kind = ["some" if value > 0 else "less", *(["strong"] if share >= STRONG else [])]
-    return tag("td", f"{1000 * value:.0f}", class_=" ".join(kind), style=f"--share: {FULL * share:.0f}%")
+    kind = "some" if value > 0 else "less"
+    return tag("td", f"{1000 * value:.0f}", class_=kind, style=f"--share: {FULL * share:.0f}%")
 
 
 def _matches(found: HeatMap) -> Html:
