@@ -58,3 +58,23 @@ def kinds() -> None:
     from counterpoint.verbs.lists import kind_lines
 
     typer.echo("\n".join(kind_lines()))
+
+
+@app.command()
+def explain(
+    model: Annotated[str, typer.Argument(help="A run folder, a model folder or a name.", show_default=False)],
+    text: Annotated[str, typer.Argument(help="A text.", show_default=False)],
+    other: Annotated[str, typer.Argument(help="Another.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Draw the matching as a page, one html file.")] = None,
+    tokens: Annotated[int, typer.Option(help="Tokens of a text that are read.", min=1)] = 64,
+) -> None:
+    """Say why a model finds two texts alike: which token matches which. Best with a model of --recipe clrcmd.
+
+    Example:
+
+      counterpoint explain runs/sts-clrcmd-1 "a man plays a guitar" "someone makes music" --out heat.html
+    """
+    from counterpoint.verbs.explain import explain as run_explain
+
+    for line in run_explain(model, text, other, out=out, tokens=tokens):
+        typer.echo(shorten(line))

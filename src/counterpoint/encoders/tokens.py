@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from counterpoint._ops.neighbours import Neighbours, neighbours
@@ -249,8 +249,18 @@ def nearest_sets(queries: TokenSets, corpus: TokenSets, k: int, *, score: Score 
     return neighbours(queries.embeddings(), corpus.embeddings(), k, score=score)
 
 
-def words_of_sets(encoder: TextEncoder, text: str, role: str = "anchor", *, tokens: int = 64) -> Iterator[str]:
-    """What the tokens of a text are called, in the order of its set without special tokens."""
-    found = _read(encoder, [text], role, tokens=tokens, special=False)
-    kept: Int[Tensor, " t"] = found["id"][0][found["mask"][0]]
-    yield from encoder.model.tokenizer.convert_ids_to_tokens(kept.tolist())
+def named_sets(
+    encoder: TextEncoder, texts: Sequence[str], role: str = "anchor", *, tokens: int = 64
+) -> tuple[TokenSets, list[list[str]]]:
+    """The token sets of texts, and what the tokenizer calls the tokens of each.
+
+    Args:
+        encoder: a transformer.
+        texts: n texts.
+        role: which prompt and length.
+        tokens: as in `token_sets`.
+    """
+    found = _read(encoder, texts, role, tokens=tokens, special=True)
+    ids = [own[there].tolist() for own, there in zip(found["id"], found["mask"], strict=True)]
+    names = [encoder.model.tokenizer.convert_ids_to_tokens(own) for own in ids]
+    return TokenSets(found["z"], found["mask"]), names
