@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 
 from counterpoint.bundled import MINILM, carried
 from counterpoint.encoders.folder import save
-from counterpoint.encoders.text import CHUNK, embed, load, missing_prompts
+from counterpoint.encoders.passes import CHUNK
+from counterpoint.encoders.text import embed, load, missing_prompts
 from counterpoint.errors import Refusal
 
 TEXTS = [f"q{i} d{i % 7} w{i}" + " w1" * (i % 5) for i in range(CHUNK + 9)]

@@ -214,7 +214,7 @@ def test_gradients_meet_once_a_step(monkeypatch: pytest.MonkeyPatch, dry: Path) 
     """One reduction for each group of weights, whatever the number of passes and batches."""
     from torch.distributed.fsdp._fully_shard import _fsdp_param_group as groups
 
-    monkeypatch.setattr("counterpoint.encoders.text.CHUNK", 3)
+    monkeypatch.setattr("counterpoint.encoders.passes.CHUNK", 3)
     whole = groups.foreach_reduce
 
     def work(_rank: int, count: int) -> list[Tensor]:
