@@ -16,7 +16,7 @@ from counterpoint.encoders import text as encoder
 from counterpoint.verbs import embed as verb
 
 SETTINGS: dict[str, Any] = {"precision": "fp32", "quiet": True}
-TEXTS = [f"q{i % 7} w{i % 9}" + " w1" * (i % 4) for i in range(60)]
+TEXTS = [f"q{i % 5} w{i % 3}" + " w1" * (i % 2) for i in range(60)]
 
 
 @pytest.fixture
