@@ -156,9 +156,8 @@ class _Whole:
     """
 
     def __init__(self, frame: pl.DataFrame, system: System, role: str, dtype: str) -> None:
-        assert system.embed is not None
-        self.frame, self.dtype = frame, dtype
-        self.of: Callable[[Sequence[str]], Tensor] = lambda keys: system.embed(keys, role)  # type: ignore[misc]
+        self.frame, self.system, self.dtype = frame, system, dtype
+        self.role: Any = role
         self.probe = self.of(frame["key"][:1].to_list())
         self.width = self.probe.shape[1]
         if dtype == "binary" and self.width % 8:
@@ -170,6 +169,11 @@ class _Whole:
         again = seen.filter(pl.col("first") < pl.col("group"))
         self.last: dict[str, int] = dict(zip(again["key"].to_list(), again["group"].to_list(), strict=True))
         self.held: dict[str, Tensor] = {}
+
+    def of(self, keys: Sequence[str]) -> Tensor:
+        """The vectors of some keys."""
+        assert self.system.embed is not None
+        return self.system.embed(keys, self.role)
 
     def parts(self, place: Path, mark: str, tick: Callable[..., None]) -> int:
         """Write a file for each group that is not there yet; how many rows were there."""
