@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from counterpoint.verbs.compare import compare
     from counterpoint.verbs.demo import demo
     from counterpoint.verbs.diagnose import diagnose
+    from counterpoint.verbs.embed import embed
     from counterpoint.verbs.evaluate import evaluate
     from counterpoint.verbs.fit import fit
     from counterpoint.verbs.mine import mine
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
-    "Refusal", "as_mteb", "check", "compare", "demo", "diagnose", "evaluate", "fit", "load", "mine", "search", "stages",
+    "Refusal", "as_mteb", "check", "compare", "demo", "diagnose", "embed", "evaluate", "fit", "load", "mine",
+    "search", "stages",
 ]  # fmt: skip
 
 _HOMES = {
@@ -35,6 +37,7 @@ _HOMES = {
     "compare": "counterpoint.verbs.compare",
     "demo": "counterpoint.verbs.demo",
     "diagnose": "counterpoint.verbs.diagnose",
+    "embed": "counterpoint.verbs.embed",
     "evaluate": "counterpoint.verbs.evaluate",
     "fit": "counterpoint.verbs.fit",
     "load": "counterpoint.verbs.model",

@@ -93,8 +93,9 @@ def assert_same(found: list[Tensor], wanted: list[Tensor], relative: float = 1e-
         assert float((x - y).abs().max()) <= relative * max(1.0, float(y.abs().max())), f"tensor {k}"
 
 
-@pytest.mark.parametrize("recipe", [name for name in MADE if name != "uneven"])
-@pytest.mark.parametrize("micro", [None, 4])
+@pytest.mark.parametrize(
+    ("recipe", "micro"), [("pairs", None), ("moco", None), *((name, 4) for name in MADE if name != "uneven")]
+)
 def test_two_divided_are_one(recipe: str, micro: int | None, dry: Path) -> None:
     one = in_processes(1, trained(recipe, dry, shard=False))[0]
     for found in in_processes(2, trained(recipe, dry, shard=True, micro=micro)):
@@ -214,7 +215,7 @@ def test_gradients_meet_once_a_step(monkeypatch: pytest.MonkeyPatch, dry: Path) 
     """One reduction for each group of weights, whatever the number of passes and batches."""
     from torch.distributed.fsdp._fully_shard import _fsdp_param_group as groups
 
-    monkeypatch.setattr("counterpoint.encoders.text.CHUNK", 3)
+    monkeypatch.setattr("counterpoint.encoders.passes.CHUNK", 3)
     whole = groups.foreach_reduce
 
     def work(_rank: int, count: int) -> list[Tensor]:

@@ -251,11 +251,11 @@ def test_more_seeds_and_methods_are_added_and_changes_refused(
         (here / "mine.py").write_text(OWN)
 
 
-@pytest.mark.parametrize("at", [4, 14])
+@pytest.mark.parametrize("at", [4, 8])
 def test_killed_it_goes_on_to_the_same_results(
     at: int, done: Compared, here: Path, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process dies in the first run; or a signal asks the third to end."""
+    """The process dies in the first run; or a signal asks the second to end."""
     from counterpoint.training import loop
 
     class Died(BaseException):
@@ -269,7 +269,7 @@ def test_killed_it_goes_on_to_the_same_results(
         return found
 
     def go_on() -> Compared | None:
-        return counterpoint.compare(here / "toy.csv", ["pairs", "simcse"], out=tmp_path / "out", seeds=2, model=str(tiny),
+        return counterpoint.compare(here / "toy.csv", ["pairs", "simcse"], out=tmp_path / "out", seeds=1, model=str(tiny),
             quiet=True, save_steps=2, **QUICK)  # fmt: skip
 
     whole, steps = loop.step, []
@@ -281,7 +281,7 @@ def test_killed_it_goes_on_to_the_same_results(
     assert not (tmp_path / "out" / "compare.json").exists()
     called = trained(monkeypatch)
     found = go_on()
-    runs = ["pairs-seed0", "simcse-seed0", "pairs-seed1", "simcse-seed1"]
+    runs = ["pairs-seed0", "simcse-seed0"]
     assert called == runs[at // 6 :]
     assert found is not None
     assert json.loads((tmp_path / "out" / "runs" / called[0] / "run.json").read_text())["resumed_after"] == [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import shutil
 from pathlib import Path
@@ -22,16 +24,20 @@ from counterpoint.verbs.settings import Run
 from tests.conftest import toy_rows
 
 QUICK = {"steps": 4, "batch": 32, "precision": "fp32", "quiet": True}
-RUINS = {**QUICK, "steps": 60, "lr": 1.0, "select": "last"}
+RUINS = {**QUICK, "steps": 12, "lr": 1.0, "select": "last"}
+
+
+def general_in(folder: Path) -> Path:
+    """Pairs that the tiny model ranks well at first: both sides are nearly the same words."""
+    path = folder / "general.csv"
+    rows = [{"question": f"w{i} w{(7 * i) % 100} q{i % 40}", "answer": f"w{i} w{(7 * i) % 100}"} for i in range(90)]
+    pl.DataFrame(rows).write_csv(path)
+    return path
 
 
 @pytest.fixture
 def general(tmp_path: Path) -> Path:
-    """Pairs that the tiny model ranks well at first: both sides are nearly the same words."""
-    path = tmp_path / "general.csv"
-    rows = [{"question": f"w{i} w{(7 * i) % 100} q{i % 40}", "answer": f"w{i} w{(7 * i) % 100}"} for i in range(90)]
-    pl.DataFrame(rows).write_csv(path)
-    return path
+    return general_in(tmp_path)
 
 
 def test_fit_measures_it_before_and_after(tiny: Path, toy_csv: Path, general: Path, tmp_path: Path) -> None:
@@ -55,14 +61,21 @@ def test_fit_measures_it_before_and_after(tiny: Path, toy_csv: Path, general: Pa
     assert ">general<" in page
 
 
-def test_training_that_ruins_a_model_is_said_to_forget(
-    tiny: Path, toy_csv: Path, general: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    settings = {**RUINS, "quiet": False}
-    run = counterpoint.fit(toy_csv, model=str(tiny), out=str(tmp_path / "run"), evals={"general": general}, **settings)
+@pytest.fixture(scope="module")
+def ruined(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[counterpoint.verbs.fit.Trained, str]:
+    """A run that forgot, and what was said meanwhile."""
+    place, said = tmp_path_factory.mktemp("ruined"), io.StringIO()
+    settings = {**RUINS, "quiet": False, "evals": {"general": general_in(place)}}
+    with contextlib.redirect_stderr(said):
+        run = counterpoint.fit(toy_rows(), model=str(tiny), out=str(place / "run"), **settings)
     assert run is not None
+    return run, said.getvalue()
+
+
+def test_training_that_ruins_a_model_is_said_to_forget(ruined: tuple[counterpoint.verbs.fit.Trained, str]) -> None:
+    run, said = ruined
     assert run.metrics["others"]["general"]["verdict"] == "forgotten"
-    line = next(line for line in capsys.readouterr().err.splitlines() if line.strip().startswith("also"))
+    line = next(line for line in said.splitlines() if line.strip().startswith("also"))
     assert "general" in line
     assert line.rstrip().endswith("forgotten")
     assert "It got worse on other data: general" in (run.path / "report.html").read_text()
@@ -97,20 +110,23 @@ def test_arrays_have_other_arrays(tmp_path: Path) -> None:
 
 
 def test_evaluate_shows_both_side_by_side(
-    tiny: Path, toy_csv: Path, general: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+    ruined: tuple[counterpoint.verbs.fit.Trained, str],
+    tiny: Path,
+    toy_csv: Path,
+    general: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture,
 ) -> None:
-    ruined = counterpoint.fit(toy_csv, model=str(tiny), out=str(tmp_path / "ruined"), **RUINS)
-    assert ruined is not None
-    capsys.readouterr()
-    found = counterpoint.evaluate(ruined.path, toy_csv, against=[tiny], evals={"general": general})
+    place = ruined[0].path
+    found = counterpoint.evaluate(place, toy_csv, against=[tiny], evals={"general": general})
     assert "forgotten" in capsys.readouterr().err
     one = found.others["general"]
     assert one.results[str(tiny)] == counterpoint.evaluate(tiny, general, quiet=True)["retrieval"].results[str(tiny)]
     assert one.differences[str(tiny)]["mrr@10"]["high"] < 0
     twin = shutil.copytree(tiny, tmp_path / "twin")
-    found = counterpoint.evaluate(tiny, toy_csv, against=[ruined.path, twin], evals={"general": general})
+    found = counterpoint.evaluate(tiny, toy_csv, against=[place, twin], evals={"general": general})
     changes = found.others["general"].differences
-    assert changes[str(ruined.path)]["mrr@10"]["low"] > 0
+    assert changes[str(place)]["mrr@10"]["low"] > 0
     assert changes[str(twin)]["mrr@10"]["low"] < 0 == changes[str(twin)]["mrr@10"]["value"]
     said = capsys.readouterr().err
     assert "on other data" in said
@@ -118,16 +134,16 @@ def test_evaluate_shows_both_side_by_side(
 
 
 def test_compare_says_what_each_method_forgot(tiny: Path, toy_csv: Path, general: Path, tmp_path: Path) -> None:
-    found = counterpoint.compare(toy_csv, ["pairs", "simcse"], seeds=3, model=str(tiny), out=tmp_path / "cmp",
+    found = counterpoint.compare(toy_csv, ["pairs", "simcse"], seeds=2, over="seeds", model=str(tiny), out=tmp_path / "cmp",
         evals={"general": str(general)}, **(RUINS | {"steps": 8}))  # fmt: skip
     assert found is not None
     told = found.record["others"]["general"]
-    runs = [json.loads((tmp_path / "cmp" / "runs" / f"pairs-seed{n}" / "metrics.json").read_text()) for n in range(3)]
+    runs = [json.loads((tmp_path / "cmp" / "runs" / f"pairs-seed{n}" / "metrics.json").read_text()) for n in range(2)]
     values = np.array([run["others"]["general"]["difference"]["mrr@10"]["value"] for run in runs])
     change = told["changes"]["pairs"]
     assert values.mean() < 0
     assert change["value"] == pytest.approx(values.mean(), abs=1e-6)
-    reach = 4.302653 * values.std(ddof=1) / 3**0.5
+    reach = 12.706205 * values.std(ddof=1) / 2**0.5
     assert (change["low"], change["high"]) == pytest.approx((values.mean() - reach, values.mean() + reach), abs=1e-5)
     assert "On other data" in (tmp_path / "cmp" / "report.html").read_text()
 

@@ -13,13 +13,14 @@ from typer.testing import CliRunner
 import counterpoint
 from counterpoint import testing
 from counterpoint.cli import app
-from counterpoint.recipes import arrays, cross, momentum, text
+from counterpoint.recipes import text
 from counterpoint.training import contracts
 from counterpoint.verbs.prove import Proved, prove, prove_objective
-from counterpoint.verbs.recipes import arguments_of
+from counterpoint.verbs.recipes import arguments_of, recipes
 from counterpoint.verbs.small import small_encoder, small_rows
 
-OURS = [name for module in (text, momentum, arrays, cross) for name in module.__all__]
+OURS = sorted(recipes())
+OF_FOUR = ("pairs", "supcon", "moco", "scarf")
 PROCESSES, CACHING, ROWS, FINITE, CHECKPOINT = range(5)
 
 RECIPES = '''
@@ -144,7 +145,8 @@ def broken(found: tuple[Proved, ...]) -> dict[int, str]:
 
 @pytest.mark.parametrize("name", OURS)
 def test_our_recipes_keep_every_contract(name: str) -> None:
-    assert broken(prove(name, quiet=True)) == {}
+    """Four processes find nothing in a recipe that two do not, but for rows that lie on the third: a few will do."""
+    assert broken(prove(name, processes=(2, 4) if name in OF_FOUR else (2,), quiet=True)) == {}
 
 
 @pytest.mark.parametrize("name", [*text.__all__[:2], "supcon"])

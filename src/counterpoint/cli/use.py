@@ -8,7 +8,64 @@ from typing import Annotated
 import typer
 
 from counterpoint.cli.app import app
-from counterpoint.cli.words import shorten
+from counterpoint.cli.words import (
+    Anchor,
+    Delimiter,
+    Group,
+    Ignore,
+    Label,
+    Positive,
+    Source,
+    SplitColumn,
+    Time,
+    named,
+    roles_of,
+    shorten,
+    whole_numbers,
+)
+from counterpoint.verbs.settings import Run
+
+
+@app.command()
+def embed(
+    model: Annotated[str, typer.Argument(help="A folder, a run or a name.", show_default=False)],
+    data: Annotated[Path, typer.Argument(help="A csv, tsv, jsonl, parquet, npz or npy file.", show_default=False)],
+    out: Annotated[Path, typer.Argument(help="A new .parquet file.", show_default=False)],
+    role: Annotated[str, typer.Option(help="anchor, or positive: its column and its prompt.")] = "anchor",
+    dtype: Annotated[str, typer.Option(help="float32, float16, int8 or binary.")] = "float32",
+    prompt: Annotated[list[str] | None, typer.Option(metavar="ROLE=TEXT", help="Put before texts.")] = None,
+    length: Annotated[list[str] | None, typer.Option(metavar="ROLE=TOKENS", help="Where texts are cut.")] = None,
+    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = Run.precision,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = Run.device,
+    anchor: Anchor = None,
+    positive: Positive = None,
+    label: Label = None,
+    group: Group = None,
+    split: SplitColumn = None,
+    time: Time = None,
+    source: Source = None,
+    ignore: Ignore = None,
+    delimiter: Delimiter = None,
+    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
+) -> None:
+    """Write the vectors of a data file as parquet: row, text, vector, and the id, label, group, split, time and source.
+
+    Equal texts are embedded once. A run that was killed goes on where it was when the same command is typed again.
+
+    Examples:
+
+      counterpoint embed all-MiniLM-L6-v2 clicks.csv vectors.parquet
+
+      counterpoint embed runs/clicks-pairs-1 pages.jsonl pages.parquet --anchor body --role positive --dtype float16
+    """
+    given = dict(locals())
+    settings = {name: given[name] for name in ("precision", "device", "delimiter", "trust_remote_code")}
+    settings |= {"prompts": named(prompt, "--prompt"), "lengths": whole_numbers(named(length, "--length"))}
+    settings |= {"roles": roles_of(given)}
+    Run(**settings)  # a bad setting is refused before torch is loaded
+    from counterpoint.verbs.embed import embed as run_embed
+
+    run_embed(model, data, out, role=role, dtype=dtype, **settings)
 
 
 @app.command()

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from counterpoint.encoders.passes import SPARE, by_passes
+from counterpoint.encoders.passes import SPARE, by_passes, tokens_of
 from counterpoint.encoders.text import find, inference, quiet_libraries
 from counterpoint.errors import Refusal
 
@@ -61,7 +61,7 @@ class CrossEncoder(nn.Module):
             max_length=self.longest,
             return_tensors="pt",
         )
-        return by_passes(self._pass, features, len(left))["score"]
+        return by_passes(self._pass, features, len(left), tokens=tokens_of(self))["score"]
 
     def _pass(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {"score": self.model(**{k: v.to(self.device) for k, v in features.items()}).logits[:, 0].float()}

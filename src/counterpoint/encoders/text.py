@@ -19,7 +19,7 @@ from counterpoint._ops.pace import in_pace, passes
 from counterpoint._ops.processes import all_sum
 from counterpoint._ops.world import count, rank
 from counterpoint.bundled import MINILM, carried
-from counterpoint.encoders.passes import SPARE, by_passes
+from counterpoint.encoders.passes import SPARE, by_passes, tokens_of
 from counterpoint.errors import Refusal
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ WEIGHTS = (
     "*.bin.index.json",
 )
 UNCUT = 2**20  # tokens of a text that a model without layers takes: it cuts nothing
+WINDOW = 512  # texts whose tokens are known before they are dealt out to passes
 HUB_SKIP = ("onnx/*", "openvino/*", "*.h5", "*.msgpack", "*.onnx", "*.ot", "*.gguf")
 
 
@@ -132,7 +133,7 @@ class TextEncoder(nn.Module):
         def here(part: Mapping[str, Any]) -> dict[str, Tensor]:
             return one(self.model, {k: v.to(self.device) if isinstance(v, Tensor) else v for k, v in part.items()})
 
-        return by_passes(here, features, len(texts), beside=beside)
+        return by_passes(here, features, len(texts), beside=beside, tokens=tokens_of(self))
 
     def count_tokens(self, texts: Sequence[str], role: str = "anchor") -> list[int]:
         """How many tokens each text has before any cut, prompt included."""
@@ -173,31 +174,31 @@ def embed(
     items: Any,
     role: str = "anchor",
     *,
-    batch: int = 64,
+    batch: int | None = None,
     precision: str = "fp32",
     tick: Callable[[int], None] = lambda _: None,
 ) -> Float[Tensor, "n d"]:
-    """Embeddings of many items on the CPU, scaled to length 1; texts of like length share a batch, so little is padding.
+    """Embeddings of many items on the CPU, scaled to length 1; texts of like length share a pass, so little is padding.
 
-    Several processes each take some of the batches, and all get all rows.
+    Several processes each take some of the items, and all get all rows.
 
     Args:
         encoder: the model.
         items: n texts, or n arrays as one tensor.
         role: which prompt and length.
-        batch: items at a time.
+        batch: items at a time, of which texts are dealt out to passes by their tokens; None: 512 texts, 64 arrays.
         precision: "fp32" or "bf16" matrix products.
         tick: called with the number of items done, after each batch.
     """
     order = list(range(len(items)))
     if not isinstance(items, Tensor):
         order.sort(key=lambda i: (len(items[i]), i))
+    size = batch or (64 if isinstance(items, Tensor) else WINDOW)
     out = torch.zeros(len(items), int(encoder.width))  # type: ignore[arg-type]
     with inference(encoder, precision):
-        starts = range(batch * rank(), len(order), batch * count())
-        for k in range(passes(len(starts))):
-            start = batch * (rank() + k * count())
-            at = order[start : start + batch]
+        own = order[rank() :: count()]
+        for k in range(passes(-(-len(own) // size))):
+            at = own[k * size : (k + 1) * size]
             z = encoder(items[at] if isinstance(items, Tensor) else [items[i] for i in at], role)
             out[torch.tensor(at, dtype=torch.int64)] = nn.functional.normalize(z.float(), dim=-1).cpu()
             tick(len(at) * count())

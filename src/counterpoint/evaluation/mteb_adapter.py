@@ -69,7 +69,7 @@ class OfTexts:
     def encode(self, inputs: Batches, *, prompt_type: Any = None, **others: Any) -> np.ndarray:
         """Unit-length embeddings, [n, d], in the order of the texts."""
         role = "positive" if prompt_type is not None and prompt_type.value == "document" else "anchor"
-        batch = int(others.get("batch_size") or 64)
+        batch = others.get("batch_size")
         return embed(self.encoder, texts_of(inputs), role, batch=batch, precision=self.precision).numpy()
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> np.ndarray:

@@ -44,14 +44,14 @@ class Model:
     run: Path | None
 
     def encode(
-        self, items: Sequence[str] | str | np.ndarray | Tensor, *, role: str = "anchor", batch: int = 64
+        self, items: Sequence[str] | str | np.ndarray | Tensor, *, role: str = "anchor", batch: int | None = None
     ) -> np.ndarray:
         """Unit-length embeddings, [n, d]; a role's prompt is put before each text.
 
         Args:
             items: one text or many; one array or many, of the shape that the model was made for.
             role: "anchor" for queries, "positive" for documents.
-            batch: items at a time.
+            batch: items at a time, of which texts are dealt out to passes by their tokens; None: 512 texts, 64 arrays.
 
         Raises:
             Refusal: another role, words for a model of arrays or the reverse, numbers that are not finite.

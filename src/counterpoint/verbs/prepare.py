@@ -40,8 +40,11 @@ def files_of(data: object) -> list[Path] | None:
     return None
 
 
-def inspect(data: object, run: Run, *, checked: bool = False) -> tuple[Samples, tuple[Finding, ...]]:
-    """Read the data, give the columns roles, and lint, unless that is done."""
+def inspect(
+    data: object, run: Run, *, checked: bool = False, matched: bool = True
+) -> tuple[Samples, tuple[Finding, ...]]:
+    """Read the data, give the columns roles, say which pairs belong together where that matters, and lint, unless that
+    is done."""
     ignored = [column for role, column in run.roles.items() if role.startswith("ignore:")]
     files = files_of(data) or []
     names = names_of(files) if len(files) > 1 else []
@@ -56,7 +59,8 @@ def inspect(data: object, run: Run, *, checked: bool = False) -> tuple[Samples, 
         assign(frame.select(c for c in frame.columns if c not in ignored), given, source=name_of(path))
         for frame, path in zip(frames, paths, strict=True)
     ]
-    samples = read_matches(together(parts, names) if names else parts[0], run.match)
+    samples = together(parts, names) if names else parts[0]
+    samples = read_matches(samples, run.match) if matched else samples
     return samples, () if checked else lint(samples)
 
 
