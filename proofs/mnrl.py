@@ -37,6 +37,7 @@ from clock import timed_trainer
 
 BATCH, LR, WARMUP, LENGTH = 64, 5e-5, 0.1, 96
 ENDLESS = 10**6
+HELD = 40
 ARMS = ("ours", "theirs")
 ALLOWED = ("leak", "shared-across-splits", "duplicate-rows", "positive-is-anchor", "class-per-row")  # see `ours`
 
@@ -44,10 +45,14 @@ ALLOWED = ("leak", "shared-across-splits", "duplicate-rows", "positive-is-anchor
 def ours(work: Work, seconds: float, seed: int, folder: Path) -> tuple[str, dict[str, Any]]:
     """What a user gets who says nothing: `fit` with --recipe auto."""
     frame = work.train.with_columns(split=pl.lit("train"))
-    held = frame.head(40).with_columns(split=pl.lit("test"))  # `fit` needs questions; these are not reported
+    held = frame.head(HELD).with_columns(split=pl.lit("test"))  # `fit` needs questions; these are not reported
+    corpus = folder / "corpus.csv"
+    if "positive" in held.columns:
+        held.select(text=pl.col("positive").list.first()).write_csv(corpus)
     trained = counterpoint.fit(
         pl.concat([frame, held]), quiet=True, out=str(folder / "run"), seed=seed, minutes=seconds / 60, batch=BATCH, lr=LR,
         lengths={"anchor": LENGTH, "positive": LENGTH}, precision="bf16", evaluations=1, select="last", allow=ALLOWED,
+        corpus=str(corpus) if corpus.exists() else None,
     )  # fmt: skip
     assert trained is not None
     run = json.loads((trained.path / "run.json").read_text(encoding="utf-8"))
