@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from counterpoint.data.batches import Rows
+from counterpoint.encoders import detected
 from counterpoint.encoders.attended import agreement, attending, eager
 from counterpoint.encoders.detected import BatchNorm, filled, judged, projector
 from counterpoint.encoders.text import load
@@ -73,7 +74,7 @@ def test_the_judge_costs_what_the_authors_say(tiny: Path) -> None:
     views = method.views(DATA.take(np.arange(12)), torch.Generator().manual_seed(2))
     modules, costs, replaced = method.modules, [], 0
     for text, draws, z in zip(views["first"]["text"], views["first"]["draws"], sets["first"].z, strict=True):
-        features = modules["encoder"].model.preprocess([text])
+        features = dict(modules["encoder"].model.preprocess([text]))
         edited = filled(modules["generator"], modules["words"], features, draws[None], rate=0.5)
         new = edited != features["input_ids"]
         assert not bool(new[0, [0, -1]].any())  # [CLS] and [SEP] stay
@@ -96,16 +97,23 @@ def test_the_judge_costs_what_the_authors_say(tiny: Path) -> None:
     assert outcome.loss.item() == pytest.approx(weighed.item(), rel=1e-6)
 
 
-def test_only_the_vector_takes_the_judges_gradient_to_the_encoder_and_none_goes_to_the_generator(tiny: Path) -> None:
+def test_only_the_vector_takes_the_judges_gradient_to_the_encoder_and_none_goes_to_the_generator(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     method = made(diffcse, tiny)
+    weights = list(method.modules["encoder"].parameters())
+
+    def reached(found: dict[str, Embeddings]) -> int:
+        slopes = torch.autograd.grad(
+            found["first"].facts["detected"].sum(), weights, retain_graph=True, allow_unused=True
+        )
+        return sum(slope is not None and bool(slope.abs().max() > 0) for slope in slopes)
+
     sets = sets_of(method)
-    rows = sets["first"]
-    (through,) = torch.autograd.grad(rows.facts["detected"].sum(), rows.z, retain_graph=True)
-    weight = next(method.modules["encoder"].parameters())
-    whole = torch.autograd.grad(rows.facts["detected"].sum(), weight, retain_graph=True)[0]
-    by_vector = torch.autograd.grad(rows.z, weight, through, retain_graph=True)[0]
-    assert through.abs().max() > 0
-    assert torch.allclose(whole, by_vector, atol=1e-8)
+    assert reached(sets) > 20
+    told = detected.judged
+    monkeypatch.setattr(detected, "judged", lambda judge, head, features, z: told(judge, head, features, z.detach()))
+    assert reached(sets_of(method)) == 0
     method.objective(method.modules, sets).loss.backward()
     for name in ("generator", "words"):
         assert all(p.grad is None for p in method.modules[name].parameters())
