@@ -182,6 +182,8 @@ def places(
     tokenizer = encoder.model.tokenizer
     if not getattr(tokenizer, "is_fast", False):
         raise Refusal("a tokenizer that says where its tokens stand", type(tokenizer).__name__)
+    if not texts:
+        return torch.zeros(0, 1, 1, dtype=torch.bool)
     prompt = encoder.prompts.get(role) or ""
     longest = encoder.lengths.get(role, encoder.longest)
     told = tokenizer(
