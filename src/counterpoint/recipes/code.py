@@ -48,7 +48,7 @@ def soft(rate: float, mask: str) -> Edit:
 def query_and_code(batch: Batch, generator: torch.Generator, *, query: Edit, code: Edit) -> dict[str, Batch]:
     """The two sides of a pair as they are, and edited; all four have the id of the pair, and views of their own."""
     codes = draw(batch["positive"], 1, rows=batch["row"], generator=generator)
-    found = {}
+    found: dict[str, Batch] = {}
     for side, texts, edit, role in zip(
         SIDES, (batch["anchor"], codes), (query, code), ("anchor", "positive"), strict=True
     ):
