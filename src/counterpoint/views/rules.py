@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from counterpoint.views.text import deleted_words, substituted
+from counterpoint.views.text import cut_off, substituted
 from counterpoint.views.variants import negated, renumbered, swapped, typo
 
 # A few words and others of their meaning, so that something can be replaced without any file.
@@ -16,7 +16,7 @@ SYNONYMS: Mapping[str, Sequence[str]] = {
     "create": ("make",), "make": ("create",), "remove": ("delete",), "delete": ("remove",), "get": ("obtain",),
     "many": ("several",), "also": ("too",), "often": ("frequently",), "maybe": ("perhaps",), "near": ("close to",),
 }  # fmt: skip
-DROPPED = 0.15  # of the words of a text without any synonym
+DROPPED = 0.15  # of the words of a text without any synonym; one word at least
 
 
 def kept_in_meaning(text: str, draw: float, *, synonyms: Mapping[str, Sequence[str]] = SYNONYMS) -> str:
@@ -32,7 +32,7 @@ def kept_in_meaning(text: str, draw: float, *, synonyms: Mapping[str, Sequence[s
     """
     made = substituted(1.0, synonyms)(text, [draw])
     if made == text:
-        made = typo(text, draw) or deleted_words(DROPPED)(text, [draw])
+        made = typo(text, draw) or cut_off(max(DROPPED, 1 / max(len(text.split()), 1)))(text, [draw])
     return made
 
 
