@@ -10,7 +10,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from counterpoint._ops.processes import all_sum, everywhere
+from counterpoint._ops.processes import all_sum
+from counterpoint._ops.reduce import moments
 from counterpoint.data.batches import Rows
 from counterpoint.data.identity import content_id, ids_of
 from counterpoint.encoders.clusters import Centroids
@@ -254,7 +255,7 @@ def clusterns(
 @torch.no_grad()
 def _mean_cosine(first: Embeddings, second: Embeddings) -> float:
     """Of all rows of one set with all of another, over all processes."""
-    one, other = (everywhere(replace(rows, facts={})).to_unit().z.mean(0) for rows in (first, second))
+    one, other = (moments(rows.to_unit().z, diagonal=True).mean for rows in (first, second))
     return float(one @ other)
 
 

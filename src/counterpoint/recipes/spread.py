@@ -55,7 +55,7 @@ def whitenedcse(
     temperature: float = 0.05,
     positives: int = 2,
     group: int = 6,
-    eps: float = 1e-5,
+    eps: float = 1e-3,
     head: bool = True,
 ) -> Method:
     """WhitenedCSE: dropout copies of a batch, each whitened in groups of coordinates that are shuffled anew, then SimCSE.
@@ -71,7 +71,7 @@ def whitenedcse(
         positives: copies beside the anchor's, at least 1.
         group: coordinates of a group at most; the largest divisor of the width up to it is taken, and a batch should have
             more rows. 0: no whitening.
-        eps: added to the variances, > 0.
+        eps: added to the variances, > 0; less than 1e-3 turns rounding into gradient where coordinates hardly vary.
         head: a layer with tanh after the whitening while training; it is not saved.
 
     Raises:
