@@ -182,8 +182,8 @@ def relevant_units(train: Rows, teacher: str | None, *, units: int) -> Relation:
     right = [unit for _, own in pairs for unit in own]
     found = judge_pairs(load_cross(teacher), left, right)
     shares = [part.softmax(0) for part in found.split([len(own) for _, own in pairs])]
-    ids = ([content_id(text) for text in side] for side in (left, right))
-    return Relation.of(*ids, torch.cat(shares))
+    query, unit = ([content_id(text) for text in side] for side in (left, right))
+    return Relation.of(query, unit, torch.cat(shares))
 
 
 @paper(row=149)
