@@ -58,7 +58,22 @@ def current() -> dict[str, list[dict]]:
         package = importlib.import_module(f"counterpoint.{room}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{counterpoint.__name__}.{room}.{module.name}")
-    return build_index(formula_facts(), effects())
+    return build_index(formula_facts(), effects()) | {"recipes": recipes_here()}
+
+
+def recipes_here() -> list[dict]:
+    """Every recipe by name: the kind of data, the roles that it needs, and its first sentence."""
+    from counterpoint.verbs.recipes import needs, only, recipes
+
+    return [
+        {
+            "name": name,
+            "kind": only(name) or "any",
+            "needs": list(needs(name) or ("anchor",)),
+            "says": (function.__doc__ or "").split("\n", maxsplit=1)[0],
+        }
+        for name, function in sorted(recipes().items())
+    ]
 
 
 def table(index: dict[str, list[dict]]) -> str:

@@ -101,7 +101,8 @@ def bibliography() -> tuple[System, ...]:
 
 
 def index() -> dict[str, list[dict]]:
-    """The generated index: "systems" (every row of the bibliography) and "beyond" (papers that it does not hold)."""
+    """The generated index: "systems" (every row of the bibliography), "beyond" (papers that it does not hold), and
+    "recipes" by name."""
     return json.loads(resources.files("counterpoint").joinpath("index.json").read_text(encoding="utf-8"))
 
 

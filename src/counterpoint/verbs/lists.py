@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from counterpoint.papers import index
-from counterpoint.verbs.recipes import AUTO, AUTO_OF_ARRAYS, needs, only, recipes
+from counterpoint.verbs.recipes import AUTO, AUTO_OF_ARRAYS
 
 NOT_YET = ("image", "audio", "series", "graph", "table", "interaction sequence", "image and text")
 
@@ -36,13 +36,11 @@ def kind_lines() -> list[str]:
         "  with the roles                 --recipe auto takes, measured by",
     ]
     lines += [f"  {' + '.join(c.roles):<30} {c.recipe}, {c.metric}" for c in AUTO]
+    lines += ["  by name                        needs, and what it does"]
     lines += [
-        "  by name: "
-        + ", ".join(
-            f"{name} ({' + '.join(needs(name) or ('anchor',))})"
-            for name in recipes()
-            if only(name) in (None, "text") and name not in {c.recipe for c in AUTO}
-        )
+        f"  {r['name']:<30} {' + '.join(r['needs'])}: {r['says']}"
+        for r in index()["recipes"]
+        if r["kind"] in ("any", "text") and r["name"] not in {c.recipe for c in AUTO}
     ]
     lines += ["arrays (npz, npy; parquet, jsonl and frames whose cells are lists of numbers; numpy in Python)"]
     lines += [f"  {' + '.join(c.roles):<30} {c.recipe}, {c.metric}" for c in AUTO_OF_ARRAYS]
