@@ -39,6 +39,9 @@ TILES = 2**24  # bytes that a sweep is asked to stay below; a loss of several sw
 ROOMS = ("objectives", "pairs", "encoders")
 ELSEWHERE = {
     "mine_negatives": "a search before training (tests/pairs/test_mining.py)",
+    "distil": "a table made of a model, without a loss (tests/encoders/test_static.py)",
+    "LatentAttention": "a pooling, row by row (tests/encoders/test_reshaped.py)",
+    "bidirectional": "another mask of attention, row by row (tests/encoders/test_reshaped.py)",
     "lora": "an adapter, not a part of a loss (tests/encoders/test_adapt.py)",
     "binary": "a loss of one row a pair, which compares nothing (tests/objectives/test_rerank.py)",
     "listwise": "a loss of one row a pair, which compares nothing (tests/objectives/test_rerank.py)",

@@ -35,7 +35,7 @@ def scores(x: TokenSets, y: TokenSets) -> torch.Tensor:
     """MaxSim by plain loops over the tokens that are there."""
     return torch.tensor(
         [
-            [sum(float((t @ c[cm].T).max()) for t in a[am]) for c, cm in zip(y.z, y.mask, strict=True)]
+            [sum(float((t @ c[cm].T).max().detach()) for t in a[am]) for c, cm in zip(y.z, y.mask, strict=True)]
             for a, am in zip(x.z, x.mask, strict=True)
         ]
     )
@@ -139,7 +139,7 @@ def test_units_are_ranked_by_one_encoding_as_by_masks(tiny: Path) -> None:
         assert found[p].item() == pytest.approx(scores(asked, one).item(), abs=1e-4)
     assert rank_units(encoder, query, text, [[(0, len(text))]], tokens=16).item() < scores(asked, whole).item() + 1e-4
     word = rank_units(encoder, query, text, [[(0, 2)]], tokens=16)  # a part of one token: the sum of its products
-    assert word.item() == pytest.approx(float((asked.z[0][asked.mask[0]] @ whole.z[0, 1]).sum()), abs=1e-4)
+    assert word.item() == pytest.approx((asked.z[0][asked.mask[0]] @ whole.z[0, 1]).sum().item(), abs=1e-4)
 
 
 @pytest.mark.proves(row=145, fact="closed-form")

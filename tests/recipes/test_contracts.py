@@ -71,7 +71,7 @@ def test_the_order_of_a_batch_does_not_matter(name: str, tmp_path: Path) -> None
     m = method(name, folder, data)
     loss_and_gradients(m, data.take(np.arange(12, 24)))
     straight, shuffled = (loss_of(m, data.take(at)) for at in (np.arange(12), order))
-    assert straight == pytest.approx(shuffled, rel=1e-4)
+    assert straight == pytest.approx(shuffled, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -97,13 +97,12 @@ def assert_same_row(alone: Embeddings, together: Embeddings) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_it_learns(name: str, tiny: Path) -> None:
     """What has been learned lowers the loss: with its first weights and all that it remembers it would be higher."""
-    data = rows(128)
+    data = rows(48)
     m = method(name, tiny, data)
     first = {n: p.detach().clone() for n, p in m.modules.named_parameters() if p.requires_grad}
     schedule = Schedule(steps=24, lr=3e-3)
-    feed = plain(data.take, shuffled(len(data), batch=16, seed=0))
-    train(m, feed, schedule, split=Split(16, 1), seed=0, autocast=autocast("cpu", "fp32"))
-    m.modules.eval()
+    feed = plain(data.take, shuffled(len(data), batch=24, seed=0))
+    train(m, feed, schedule, split=Split(24, 1), seed=0, autocast=autocast("cpu", "fp32"))
     batch = data.take(np.arange(48))
     trained = loss_of(m, batch)
     m.modules.load_state_dict(first, strict=False)
@@ -111,6 +110,9 @@ def test_it_learns(name: str, tiny: Path) -> None:
 
 
 def loss_of(m: Method, batch: dict) -> float:
+    """In training mode, with the same dropout each time: without it both views of a text are equal and cost nothing."""
+    m.modules.train()
+    torch.manual_seed(1)
     with torch.no_grad():
         sets = m.encode(m.modules, m.views(batch, torch.Generator().manual_seed(0)))
         return float(m.objective(m.modules, sets).loss)

@@ -383,7 +383,7 @@ def test_a_correlation_over_items(tiny: Path, tmp_path: Path, monkeypatch: pytes
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--recipes pairs,pears", "a recipe, got 'pears' (pears, --recipe): did you mean 'pairs'?"),
+        ("--recipes pairs,pairz", "a recipe, got 'pairz' (pairz, --recipe): did you mean 'pairs'?"),
         ("--recipes pairs,pairs", "recipes of different names, got 'pairs' twice"),
         ("--recipes pairs,auto", "recipes of different names, got 'pairs' twice (--recipes): auto is one of them"),
         ("--recipes ,", "at least one recipe, got none"),

@@ -262,7 +262,7 @@ def test_the_command_and_its_exit_codes(mine: Callable[[str], str]) -> None:
     [
         ([], "a recipe or an --objective, got neither"),
         (["pairs", "--objective", "x:y"], "got both"),
-        (["pears"], "did you mean 'pairs'"),
+        (["pairz"], "did you mean 'pairs'"),
         (["pairs", "--set", "x=1"], "an argument of pairs"),
         (["pairs", "--processes", "1"], "from 2 to 16 processes, got 1"),
         (["scarf", "--kind", "text"], "wanted arrays for scarf, got 'text'"),

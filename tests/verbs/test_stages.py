@@ -244,7 +244,7 @@ def test_one_stage_and_a_cross_encoder_at_the_end_have_no_whole(plan: list[dict[
         (lambda p: [p[0], {"steps": 3}], "data for every stage, got none (stage 2)"),
         (lambda p: [p[0], p[1] | {"data": "nowhere.csv"}], "a data file, got no file 'nowhere.csv' (stage 2)"),
         (lambda p: [p[0], p[1] | {"lr": -1.0}], "a number above 0, got -1.0 (stage 2, --lr)"),
-        (lambda p: [p[0], p[1] | {"recipe": "pears"}], "(stage 2, --recipe): did you mean 'pairs'?"),
+        (lambda p: [p[0], p[1] | {"recipe": "pairz"}], "(stage 2, --recipe): did you mean 'pairs'?"),
         (lambda p: [p[0], p[1] | {"recipe": "supcon"}], "data with a label for --recipe supcon"),
         (lambda p: [p[0], p[1] | {"settings": {"warmth": 1}}], "an argument of pairs, got 'warmth' (stage 2"),
         (lambda p: [p[0], p[1] | {"roles": {"anchor": "nothing"}}], "(stage 2, "),
