@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 COMPAT := .compat
 
-.PHONY: demo test check index compat browser benchmark benchmark-loss benchmark-training proof clean
+.PHONY: demo test check index methods compat browser benchmark benchmark-loss benchmark-training proof clean
 .DEFAULT_GOAL := test
 
 $(READY): pyproject.toml constraints.txt requirements/minilm.txt
@@ -30,6 +30,9 @@ check: $(READY)
 # Generated files: the index of papers and its table. A test fails when they are stale.
 index: $(READY)
 	$(BIN)/python tools/make_index.py
+
+methods: $(READY)
+	$(BIN)/python tools/make_methods.py
 
 # The oldest sentence-transformers that has to load our models, beside the torch of the main environment.
 compat: $(COMPAT)/.ready

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-SHELF = (Path(__file__).parents[1] / "docs" / "shelf.md").read_text()
+ROOT = Path(__file__).parents[1]
+SHELF = (ROOT / "docs" / "shelf.md").read_text()
 PARTS = re.findall(r"`((?:pairs|objectives|encoders)\.[\w.]+)`", SHELF)
 
 
@@ -20,3 +21,14 @@ def test_the_shelf_names_parts_that_exist(part: str) -> None:
 
 def test_the_shelf_names_many() -> None:
     assert len(set(PARTS)) > 50
+
+
+def test_what_was_measured_stands_on_the_page() -> None:
+    import sys
+
+    sys.path.insert(0, str(ROOT / "tools"))
+    try:
+        from make_methods import page
+    finally:
+        sys.path.pop(0)
+    assert (ROOT / "docs" / "which_method.md").read_text() == page(), "docs/which_method.md is stale: make methods"

@@ -1,0 +1,118 @@
+"""Writes docs/which_method.md: what was measured, from evidence/, so that no number in it is typed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "which_method.md"
+
+
+def read(name: str) -> dict[str, Any] | None:
+    """A file of evidence, or None."""
+    path = ROOT / "evidence" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def between(d: dict[str, float], digits: int = 3) -> str:
+    """A difference with its interval."""
+    return f"{d['value']:+.{digits}f} [{d['low']:+.{digits}f}, {d['high']:+.{digits}f}]"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines] + [""]
+
+
+def of_machine(found: dict[str, Any]) -> str:
+    """Where and on which commit it was measured."""
+    return f"{found['machine']['processor']}, {found['machine']['cores']} cores, commit {found['commit']}"
+
+
+def jobs(found: dict[str, Any]) -> list[str]:
+    """Four jobs beside the loss that most people take."""
+    rows = [
+        (r["job"], r["runs"][0]["ours"]["recipe"], r["measure"], f"{r['before']:.3f}", f"{r['theirs']:.3f}", f"{r['ours']:.3f}",
+         between(r["difference"]), r["found"])
+        for r in found["results"]
+    ]  # fmt: skip
+    return [
+        "## Pairs, translations, captions, few labels: what `--recipe auto` takes", "",
+        f"From all-MiniLM-L6-v2, beside MultipleNegativesRankingLoss of sentence-transformers: the same rows, batch of {found['batch']}, "
+        f"rate {found['lr']:g}, bf16 products, {found['seconds']:.0f} seconds on one core each at the same time, {found['seeds']} seeds, paired "
+        f"({of_machine(found)}; `make proof NAME=mnrl`).", "",
+        *table(("job", "recipe", "measure", "before", "theirs", "ours", "difference, 95 % interval", ""), rows),
+    ]  # fmt: skip
+
+
+def sentences(found: dict[str, Any]) -> list[str]:
+    """Methods without labels, on a base that has seen no pair."""
+    rows = [
+        (r["method"], r["of"], "" if r["published"] is None else r["published"], f"{r['spearman']:.3f}", f"{r['over mean pooling']:+.3f}",
+         between(r["less simcse"]) if r["less simcse"] else "")
+        for r in found["methods"]
+    ]  # fmt: skip
+    order = found["order"]
+    said = (
+        f" The order of the published averages: Kendall's tau {order['kendall']} (p = {order['p']})." if order else ""
+    )
+    return [
+        "## Sentences alone", "",
+        f"A transformer of 4 layers that only ever guessed masked words (`make proof NAME=base`), trained on {found['sentences']:,} sentences: "
+        f"{found['steps']} steps of {found['batch']}, rate {found['lr']:g}, {found['seeds']} seeds. Spearman on STS-B dev; mean pooling of the "
+        f"base has {found['mean pooling']:.3f}. *Published* is each paper's average over seven sets with BERT-base.{said} "
+        f"({of_machine(found)}; `make proof NAME=unsupervised`)", "",
+        *table(("method", "row", "published", "Spearman", "over mean pooling", "less SimCSE, 95 % interval"), rows),
+    ]  # fmt: skip
+
+
+def widths(found: dict[str, Any]) -> list[str]:
+    """Short vectors."""
+    before, means = found["before"], found["means"]
+    rows = [
+        (w, 2 * int(w), f"{before[w]:.3f}", f"{value:.3f}", f"{means['csr'][str(int(w) // 2)]:.3f}" if str(int(w) // 2) in means["csr"] else "")
+        for w, value in means["matryoshka"].items()
+    ]  # fmt: skip
+    kept = sum(found["64 of 384 keep"]) / len(found["64 of 384 keep"])
+    return [
+        "## Short vectors", "",
+        f"all-MiniLM-L6-v2 on STS-B dev (Spearman) by the bytes that are stored, after training on captions, {found['seeds']} seeds. 64 of 384 "
+        f"dimensions keep {kept:.1%}; {found['64 of 384 kept before']:.1%} before any training ({of_machine(found)}; `make proof NAME=widths`).",
+        "",
+        *table(("dimensions", "bytes", "cut off as it is", "matryoshka", "csr at equal bytes"), rows),
+    ]  # fmt: skip
+
+
+def few(found: dict[str, Any]) -> list[str]:
+    """Few labels."""
+    rows = [
+        (r["shots"], f"{r['frozen']:.3f}", f"{r['tuned']:.3f}", between(r["difference"]), max(run["seconds"] for run in r["runs"]))
+        for r in found["results"]
+    ]  # fmt: skip
+    return [
+        "## Few labels", "",
+        f"Banking77, five draws, all of its test, both read by the same logistic regression ({of_machine(found)}; `make proof NAME=few_shot`).",
+        "", *table(("labels a class", "frozen", "tuned", "difference, 95 % interval", "seconds at most"), rows),
+    ]  # fmt: skip
+
+
+def page() -> str:
+    """The whole page."""
+    lines = [
+        "# Which method for my data", "", "Generated by `make methods` from what was measured; do not edit.", "",
+        "`counterpoint kinds` prints what `--recipe auto` takes for which roles. This page says what is known about it. Numbers come from "
+        "`evidence/`, each file made by one command; where a method loses, that stands here too.", "",
+    ]  # fmt: skip
+    for name, section in (("mnrl", jobs), ("few_shot", few), ("unsupervised", sentences), ("widths", widths)):
+        if (found := read(name)) is not None:
+            lines += section(found)
+    return "\n".join(lines).rstrip() + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"{PAGE.name} written")
