@@ -122,9 +122,7 @@ class LatentAttention(Module):
         return module
 
 
-@paper(
-    reference="Jiang et al.: PromptBERT: Improving BERT Sentence Embeddings with Prompts, arXiv:2201.04337, 2022"
-)
+@paper(reference="Jiang et al.: PromptBERT: Improving BERT Sentence Embeddings with Prompts, arXiv:2201.04337, 2022")
 class AtMask(Module):
     """The state at a mask token stands for the text: what a model of masked words would put there.
 

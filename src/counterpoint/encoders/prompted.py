@@ -28,7 +28,10 @@ MODULES = ("PromptedTransformer",)  # what `encoders.text.load` takes without tr
 PROMPTS, PREFIX = "prompts_of_ours.json", "prefix.safetensors"
 SPREAD = 0.02  # of a new prefix: the one with which BERT starts, and so the authors' code
 TEXT = "{}"  # where the text stands in a template
-SEEKING, PREFIXED = "counterpoint_seeking", "counterpoint_prefixed"  # names under which transformers finds our attention
+SEEKING, PREFIXED = (
+    "counterpoint_seeking",
+    "counterpoint_prefixed",
+)  # names under which transformers finds our attention
 
 
 @paper(row=119)
@@ -179,11 +182,9 @@ class PromptedTransformer(Transformer):
 
     def edges(self) -> tuple[int, int]:
         """How many special tokens stand before and after a text."""
-        own = len(self.tokenizer("a", add_special_tokens=False)["input_ids"])
-        ids = self.tokenizer("a")["input_ids"]
-        special = set(self.tokenizer.all_special_ids)
-        lead = next(at for at, token in enumerate(ids) if token not in special or len(ids) - at == own)
-        return lead, len(ids) - own - lead
+        own, ids = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        lead = next(at for at in range(len(ids)) if ids[at : at + len(own)] == own)
+        return lead, len(ids) - len(own) - lead
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **how: Any) -> MutableMapping[str, Any]:
         """The tokens of texts in the template, cut to `max_length` or what the model takes."""
@@ -195,7 +196,8 @@ class PromptedTransformer(Transformer):
         if room <= lead + trail:
             raise Refusal(f"room for a text in the template '{self.template}'", f"a length of {longest} tokens")
         features = super().preprocess(inputs, prompt, max_length=room, **how)
-        rows = [ids[seen.bool()].tolist() for ids, seen in zip(features["input_ids"], features["attention_mask"], strict=True)]
+        both = zip(features["input_ids"], features["attention_mask"], strict=True)
+        rows = [ids[seen.bool()].tolist() for ids, seen in both]
         rows = [r[:lead] + before + r[lead : len(r) - trail] + after + r[len(r) - trail :] for r in rows]
         padded = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
         features.update({"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]})

@@ -21,9 +21,7 @@ NEEDS = {"promcse_supervised": ("anchor", "positive", "negative")}
 
 
 @paper(row=119)
-def promcse(
-    encoder: Encoder, train: Rows, *, tokens: int = 16, temperature: float = 0.05, head: bool = True
-) -> Method:
+def promcse(encoder: Encoder, train: Rows, *, tokens: int = 16, temperature: float = 0.05, head: bool = True) -> Method:
     """PromCSE: SimCSE of a frozen model; what trains are a few keys and values that stand before those of each layer.
 
     It wants a rate some hundred times that of the whole model: 0.03 in the authors' run.
