@@ -81,7 +81,8 @@ def fit(
         str | None, typer.Option(metavar="WHAT", help="Left as they are: embeddings, or those and 3 layers: 3.")
     ] = None,
     pooling: Annotated[
-        str | None, typer.Option(help="Of tokens: mean, cls, last, weighted, max or latent [default: the model's own].")
+        str | None,
+        typer.Option(help="Of tokens: mean, cls, last, weighted, max, latent or prompt [default: the model's own]."),
     ] = Run.pooling,
     lora: Annotated[
         int | None, typer.Option(metavar="RANK", help="Train adapters of this rank, such as 8, and merge them.")

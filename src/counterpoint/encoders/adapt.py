@@ -1,4 +1,4 @@
-"""Adapters: small matrices beside the frozen weights of a text encoder, folded into them when it is saved."""
+"""What trains beside the frozen weights of a text encoder: adapters, folded into them when it is saved; prefixes, kept."""
 
 from __future__ import annotations
 
@@ -83,6 +83,47 @@ def lora(
         fan_in_fan_out=transposed,
     )
     inject_adapter_in_model(config, backbone)
+    return encoder
+
+
+@paper(row=119)
+def prefixed(encoder: TextEncoder, *, tokens: int = 16) -> TextEncoder:
+    """P-tuning v2: trained keys and values stand before those of the text in every layer; all else is frozen.
+
+    The model that is saved has its prefix, and needs this package to be loaded. One that has a prefix keeps it.
+
+    Args:
+        encoder: changed in place.
+        tokens: of a new prefix, at least 1; 16 in the authors' run of BERT, 10 in that of RoBERTa.
+
+    Returns:
+        The encoder.
+
+    Raises:
+        Refusal: fewer than one token, or a model whose attention takes no prefix.
+
+    Differs:
+        A prefix starts as in the authors' code, from small random numbers: what every text pays attention to from then on,
+        and so its vector, is another from the start. No start leaves vectors as they are and lets all of it learn: keys
+        without weight, or values behind a closed gate, have gradient 0.
+
+    References:
+        Liu et al. 2021 (P-Tuning v2), arXiv:2110.07602; `encoders.prompted.Prefix` for the formula.
+    """
+    if tokens < 1:
+        raise Refusal("at least 1 token in a prefix", tokens)
+    from counterpoint.encoders.prompted import PromptedTransformer, Transformer
+
+    module: Any = next((m for m in encoder.model if hasattr(m, "auto_model")), None)
+    if not isinstance(module, Transformer):
+        raise Refusal("a transformer for a prefix", "another model")
+    if type(module) is Transformer:
+        module.__class__ = PromptedTransformer  # the same module, with more to it
+    if not isinstance(module, PromptedTransformer):
+        raise Refusal("a transformer of sentence-transformers for a prefix", type(module).__name__)
+    encoder.requires_grad_(False)
+    prefix = module.soft if module.soft is not None else module.give_prefix(tokens)
+    prefix.requires_grad_(True)
     return encoder
 
 

@@ -25,7 +25,13 @@ ROOM = 1e-6  # below a squared correlation of 1, where information has no end
 
 
 def eager(encoder: TextEncoder) -> None:
-    """Have a transformer work out its attention so that it can be read, in place; it is the same but slower."""
+    """Have a transformer work out its attention so that it can be read, in place; it is the same but slower.
+
+    Raises:
+        Refusal: for a transformer with a prefix, which its own attention would leave out.
+    """
+    if any(getattr(module, "soft", None) is not None for module in encoder.model):
+        raise Refusal("a transformer without a prefix", "one with a prefix", remedy="start from its base model")
     backbone_in(encoder.model).set_attn_implementation("eager")
 
 

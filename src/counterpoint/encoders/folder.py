@@ -40,9 +40,12 @@ def save(encoder: Encoder, target: Path) -> None:
     modules = target / "modules.json"
     if not modules.exists():
         _describe_backbone(encoder, target)
-    paths = [entry["path"] for entry in json.loads(modules.read_text(encoding="utf-8"))]
-    for module, path in zip(encoder.model, paths, strict=True):
-        _write_weights(module, encoder, target / path)
+    entries = json.loads(modules.read_text(encoding="utf-8"))
+    for module, entry in zip(encoder.model, entries, strict=True):
+        _write_weights(module, encoder, target / entry["path"])
+        if type(module).__module__.startswith("counterpoint."):  # it may have become one of ours since it was loaded
+            entry["type"] = f"{type(module).__module__}.{type(module).__name__}"
+    write_json(modules, entries)
     _write_prompts(encoder, target)
     save_beside(encoder, target)
     if (words := encoder.__dict__.get("words")) is not None:
@@ -67,6 +70,8 @@ def _write_weights(module: Any, encoder: TextEncoder, folder: Path) -> None:
         else:
             module.save(scratch)
         folder.mkdir(parents=True, exist_ok=True)
+        if hasattr(module, "save_own"):
+            module.save_own(folder)
         for pattern in ("*.safetensors", "*.safetensors.index.json"):
             for file in Path(scratch).glob(pattern):
                 shutil.move(file, folder / file.name)

@@ -1,4 +1,4 @@
-"""Modules of ours inside a sentence-transformers folder: latent attention over token states, in place of their mean.
+"""Modules of ours inside a sentence-transformers folder: latent attention over token states, or the state at a mask.
 
 The folder names the class, so whoever loads it needs this package: `SentenceTransformer(folder, trust_remote_code=True)`.
 """
@@ -21,7 +21,7 @@ try:
 except ImportError:  # before version 6
     from sentence_transformers.models import Module  # type: ignore[no-redef]
 
-MODULES = ("LatentAttention",)  # what `encoders.text.load` takes without trust in foreign code
+MODULES = ("LatentAttention", "AtMask")  # what `encoders.text.load` takes without trust in foreign code
 WIDER = 4  # the hidden layer over the model, as in the authors' code
 
 
@@ -120,3 +120,47 @@ class LatentAttention(Module):
         module = cls(**cls.load_config(model_name_or_path, **where))
         module.load_state_dict(cls.load_torch_weights(model_name_or_path, **where))
         return module
+
+
+@paper(reference="Jiang et al.: PromptBERT: Improving BERT Sentence Embeddings with Prompts, arXiv:2201.04337, 2022")
+class AtMask(Module):
+    """The state at a mask token stands for the text: what a model of masked words would put there.
+
+        z = h at the mask; at the first of several, or the last
+
+    Args:
+        width: d, of a state.
+        token: id of the mask token.
+        last: whether the mask stands after the text, so that a mask token in the text itself is passed over.
+
+    References:
+        Jiang et al. 2022, arXiv:2201.04337, section 4.1.
+
+    >>> features = {"token_embeddings": torch.eye(3)[None], "input_ids": torch.tensor([[5, 9, 5]])}
+    >>> AtMask(3, token=9)(features)["sentence_embedding"].tolist()
+    [[0.0, 1.0, 0.0]]
+    """
+
+    config_keys = ["width", "token", "last"]  # noqa: RUF012 - as the class above has it
+    include_prompt = True
+
+    def __init__(self, width: int, token: int, last: bool = True) -> None:
+        super().__init__()
+        self.width, self.token, self.last = width, token, last
+
+    def forward(self, features: MutableMapping[str, Any], **_: Any) -> MutableMapping[str, Any]:  # type: ignore[override]
+        """The features with `sentence_embedding` [n, d], from `token_embeddings` [n, t, d] and `input_ids` [n, t]."""
+        states, masks = features["token_embeddings"], (features["input_ids"] == self.token).int()
+        at = masks.shape[1] - 1 - masks.flip(1).argmax(1) if self.last else masks.argmax(1)
+        features["sentence_embedding"] = states[torch.arange(len(states), device=states.device), at]
+        return features
+
+    def get_embedding_dimension(self) -> int:
+        """d."""
+        return self.width
+
+    get_sentence_embedding_dimension = get_embedding_dimension  # its name before sentence-transformers 6
+
+    def save(self, output_path: str, *_: Any, **__: Any) -> None:
+        """Write the numbers as JSON."""
+        self.save_config(output_path)

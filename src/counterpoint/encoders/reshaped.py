@@ -21,10 +21,14 @@ from counterpoint.encoders.text import TextEncoder
 from counterpoint.errors import Refusal
 from counterpoint.papers import paper
 
-Pooling = Literal["mean", "cls", "last", "weighted", "max", "latent"]
+Pooling = Literal["mean", "cls", "last", "weighted", "max", "latent", "prompt"]
 # Ours -> what sentence-transformers calls it.
 MODES = {"mean": "mean", "cls": "cls", "last": "lasttoken", "weighted": "weightedmean", "max": "max"}
 LATENT = "counterpoint.encoders.pooling.LatentAttention"
+AT_MASK = "counterpoint.encoders.pooling.AtMask"
+PROMPTED = "counterpoint.encoders.prompted.PromptedTransformer"
+MASK = "[MASK]"  # in a template; the token of the model's own tokenizer stands there
+TEMPLATE = 'This sentence : "{}" means [MASK].'  # the better of the paper's two
 KINDS = "sentence_transformers.models."  # where its modules lie by the name that all versions know
 
 
@@ -53,7 +57,13 @@ def _entries(folder: Path) -> list[dict[str, Any]]:
 
 
 def pooled(
-    encoder: TextEncoder, pooling: Pooling, *, include_prompt: bool | None = None, latents: int = 512, heads: int = 8
+    encoder: TextEncoder,
+    pooling: Pooling,
+    *,
+    include_prompt: bool | None = None,
+    latents: int = 512,
+    heads: int = 8,
+    template: str = TEMPLATE,
 ) -> TextEncoder:
     """The encoder with another way to make one vector of its token states.
 
@@ -61,17 +71,20 @@ def pooled(
         encoder: a transformer with a pooling module.
         pooling: "mean"; "cls", the first token; "last", the last one, for models that read from left to right;
             "weighted", a mean in which the i-th token weighs i (Muennighoff 2022, arXiv:2202.08904); "max" of each
-            coordinate; "latent", `encoders.pooling.LatentAttention` with new weights, drawn from torch's generator.
+            coordinate; "latent", `encoders.pooling.LatentAttention` with new weights, drawn from torch's generator;
+            "prompt", the state at the mask of a template around the text, `encoders.pooling.AtMask`.
         include_prompt: whether the tokens of a prompt are pooled; None: as before.
         latents: rows of the dictionary of "latent".
         heads: of "latent"; they divide the width of a state.
+        template: of "prompt": words with one {} for the text and one [MASK]. Texts are cut so that it stays whole.
 
     Raises:
-        Refusal: a model without token states, or heads that do not divide its width.
+        Refusal: a model without token states, heads that do not divide its width, a model without a mask token, or a
+            template without room for a text.
     """
     backbone = backbone_of(encoder)
     kinds = [type(module).__name__ for module in encoder.model]
-    at = next((i for i, kind in enumerate(kinds) if kind in ("Pooling", "LatentAttention")), None)
+    at = next((i for i, kind in enumerate(kinds) if kind in ("Pooling", "LatentAttention", "AtMask")), None)
     if backbone is None or at is None:
         raise Refusal("a transformer with a pooling module", ", ".join(kinds), where="--pooling")
     before: Any = encoder.model[at]
@@ -79,22 +92,52 @@ def pooled(
     kept = before.include_prompt if include_prompt is None else include_prompt
     if pooling == "latent" and (heads < 1 or width % heads or latents < 1):
         raise Refusal(f"latents, and heads that divide the width {width}", f"{latents} and {heads}", where="--pooling")
+    mask = _mask_of(encoder, template) if pooling == "prompt" else 0
 
     def change(folder: Path) -> None:
         entries = _entries(folder)
         place = folder / entries[at]["path"]
+        _put_template(encoder, folder, entries, template if pooling == "prompt" else None)
         for file in place.glob("*"):
             file.unlink()
         if pooling == "latent":
             from counterpoint.encoders.pooling import LatentAttention
 
             LatentAttention(width, latents, heads, kept).save(str(place))
+        elif pooling == "prompt":
+            write_json(place / "config.json", {"width": width, "token": mask, "last": _mask_is_last(template)})
         else:
             write_json(place / "config.json", pooling_config(width, MODES[pooling], include_prompt=kept))
-        entries[at]["type"] = LATENT if pooling == "latent" else f"{KINDS}Pooling"
+        entries[at]["type"] = {"latent": LATENT, "prompt": AT_MASK}.get(pooling, f"{KINDS}Pooling")
         write_json(folder / "modules.json", entries)
 
     return rewritten(encoder, change)
+
+
+def _mask_is_last(template: str) -> bool:
+    """Whether the mask of a template stands after the text."""
+    return template.index(MASK) > template.index("{}")
+
+
+def _mask_of(encoder: TextEncoder, template: str) -> int:
+    """The id of the model's mask token, where the template and the model suit each other."""
+    token = getattr(encoder.model.tokenizer, "mask_token_id", None)
+    if token is None:
+        remedy = "BERT, RoBERTa, MPNet and such have one"
+        raise Refusal("a model with a mask token for --pooling prompt", "none", where="--pooling", remedy=remedy)
+    if template.count("{}") != 1 or template.count(MASK) != 1:
+        raise Refusal(f"a template with one {{}} and one {MASK}", f"'{template}'", where="--pooling")
+    return int(token)
+
+
+def _put_template(encoder: TextEncoder, folder: Path, entries: list[dict[str, Any]], template: str | None) -> None:
+    """Have the transformer of a folder put its texts into a template; None: into none."""
+    at = next(i for i, module in enumerate(encoder.model) if hasattr(module, "auto_model"))
+    if template is not None:
+        entries[at]["type"] = PROMPTED
+        template = template.replace(MASK, encoder.model.tokenizer.mask_token)
+    if entries[at]["type"] == PROMPTED:
+        write_json(folder / entries[at]["path"] / "prompts_of_ours.json", {"template": template})
 
 
 def _backbone_config(encoder: TextEncoder, folder: Path, change: Callable[[Any], None]) -> None:

@@ -310,9 +310,9 @@ def _own_modules(folder: Path) -> dict[str, Any]:
     kinds = [entry["type"] for entry in json.loads(described.read_text(encoding="utf-8"))] if described.exists() else []
     if not any(kind.startswith("counterpoint.") for kind in kinds):
         return {}
-    from counterpoint.encoders import pooling
+    from counterpoint.encoders import pooling, prompted
 
-    own = {f"{pooling.__name__}.{name}": getattr(pooling, name) for name in pooling.MODULES}
+    own = {f"{room.__name__}.{name}": getattr(room, name) for room in (pooling, prompted) for name in room.MODULES}
     return {kind: own[kind] for kind in kinds if kind in own}
 
 

@@ -88,7 +88,7 @@ DEFAULTS: Mapping[str, Defaults] = {
 }
 # Peak rates of models of texts that start from nothing: BERT's "mini" of Turc et al. 2019; a table, see docs/decisions.md.
 FRESH_LR: Mapping[str, float] = {"transformer": 5e-4, "static": 2e-2}
-POOLINGS = ("mean", "cls", "last", "weighted", "max", "latent")
+POOLINGS = ("mean", "cls", "last", "weighted", "max", "latent", "prompt")
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Run:
         layer_decay: each layer's rate is this times that of the layer above it; embeddings are lowest. 1: one rate for all.
         head_lr: peak rate of parts beside the model, such as a training head; None: `lr`.
         freeze: "embeddings", or a number of layers: embeddings and the first layers stay as they are.
-        pooling: how token states become one vector, one of mean, cls, last, weighted, max and latent; None: the model's own.
+        pooling: how token states become a vector, of mean, cls, last, weighted, max, latent and prompt; None: the model's own.
         lora: rank of adapters that train in place of the weights, folded into them at the end; None: no adapters.
         accumulate: batches an update. Each has negatives of its own: more of them come from `batch` with `micro`.
         seed: decides the split, the order, dropout, and the resamples of the intervals.
