@@ -53,6 +53,8 @@ def test_sizes_are_as_asked() -> None:
     config = encoder.model[0].auto_model.config
     assert (config.num_hidden_layers, config.hidden_size, config.num_attention_heads) == (2, 128, 2)
     assert (encoder.longest, encoder.dropout, config.vocab_size) == (16, 0.3, 265)
+    assert config.attention_probs_dropout_prob == config.hidden_dropout_prob == 0.3
+    assert config.intermediate_size == 512
     with pytest.raises(Refusal, match="multiple of 64"):
         fresh(TEXTS, Sizes(width=100))
 

@@ -139,3 +139,4 @@ def test_mlm_is_the_mean_over_hidden_words_and_learns_no_contrast(tiny: Path) ->
     assert sets["text"].z.shape == (6, 0)
     other = method.views(data.take(np.array([3])), torch.Generator().manual_seed(0))
     assert torch.equal(other["text"]["draws"][0], views["text"]["draws"][3])  # what is hidden belongs to the row
+    assert len(views["text"]["draws"].unique(dim=0)) == 6

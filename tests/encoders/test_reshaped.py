@@ -225,3 +225,32 @@ def test_fit_trains_with_another_pooling(tiny: Path, tmp_path: Path) -> None:
     assert load(run.path).model[1].pooling_mode == "cls"
     with pytest.raises(Refusal, match="a pooling"):
         counterpoint.fit(toy_rows(200), model=str(tiny), pooling="sum", **settings)
+
+
+def test_a_reshaped_model_keeps_its_prompts_and_whether_it_trains(tiny: Path) -> None:
+    encoder = load(str(tiny), prompts={"anchor": "w1 w2 "}, lengths={"positive": 5})
+    for training in (True, False):
+        for new in (pooled(encoder.train(training), "cls"), truncated(encoder, layers=1)):
+            assert new.training is training
+            assert (new.prompts, new.lengths) == (encoder.prompts, encoder.lengths)
+
+
+def test_the_first_layers_keep_their_kinds(tmp_path: Path, tiny: Path) -> None:
+    from transformers import AutoTokenizer, Qwen3Config, Qwen3Model
+
+    sizes = {
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "head_dim": 8,
+    }
+    kinds = ["sliding_attention", "full_attention", "full_attention"]
+    config = Qwen3Config(
+        vocab_size=len(WORDS) + len(SPECIAL), num_key_value_heads=2, max_position_embeddings=LONGEST,
+        use_sliding_window=True, sliding_window=4, layer_types=kinds, **sizes,
+    )  # fmt: skip
+    Qwen3Model(config).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(tiny).save_pretrained(tmp_path)
+    short = truncated(load(tmp_path), layers=2)
+    assert short.model[0].auto_model.config.layer_types == kinds[:2]

@@ -118,3 +118,17 @@ def test_distil_writes_a_folder_or_nothing(tiny: Path, tmp_path: Path, toy_csv: 
             distil_folder(given.pop("model"), given.pop("out"), quiet=True, **given)
     assert not (tmp_path / "other").exists()
     assert not (tmp_path / "other.unfinished").exists()
+
+
+def test_shares_are_of_all_texts_and_a_distilled_model_has_no_dropout(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = load(str(tiny)).train()
+    tokenizer = encoder.model.tokenizer
+    with monkeypatch.context() as patch:
+        patch.setattr("counterpoint.encoders.static.CHUNK", 2)
+        found = shares(tokenizer._tokenizer, ["w1 w1", "w2", "w1"])
+    assert found[tokenizer.convert_tokens_to_ids(["w1", "w2"])].tolist() == [0.75, 0.25]
+    one, two = (distil(encoder, width=4).model[0].embedding.weight for _ in range(2))
+    assert torch.equal(one, two)
+    assert encoder.training

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,9 @@ def test_the_judge_costs_what_the_authors_say(tiny: Path) -> None:
     """voidism/DiffCSE, diffcse/models.py: argmax filling, the vector at the first place of the embedding output of a second
     BERT, cross entropy of two classes; padding left out."""
     method = made(diffcse, tiny, rate=0.5)
+    with torch.no_grad():
+        for weight in method.modules["judge"].parameters():
+            weight.add_(0.05 * torch.randn_like(weight))  # it has learned; the generator has not
     sets = sets_of(method, dropout=False)
     views = method.views(DATA.take(np.arange(12)), torch.Generator().manual_seed(2))
     modules, costs, replaced = method.modules, [], 0
@@ -240,3 +244,37 @@ def test_a_model_that_does_not_say_its_attention_is_refused(tiny: Path, monkeypa
     backbone.set_attn_implementation("sdpa")
     with pytest.raises((Refusal, ValueError)):
         encoded(encoder, batch, attending(layers=2, samples=4))
+
+
+def test_the_generator_guesses_without_dropout(tiny: Path) -> None:
+    method = made(diffcse, tiny, rate=0.5)
+    method.modules.train()
+    features = dict(method.modules["encoder"].model.preprocess(DATA.anchors))
+    draws = torch.rand(len(DATA), 64, generator=torch.Generator().manual_seed(0))
+    one, two = (
+        filled(method.modules["generator"], method.modules["words"], features, draws, rate=0.5) for _ in range(2)
+    )
+    assert torch.equal(one, two)
+
+
+def test_the_upper_layers_are_read_and_each_text_has_pairs_of_its_own(tiny: Path) -> None:
+    encoder = load(str(tiny)).eval()
+    eager(encoder)
+    texts = ["q1 d1 w1 w2 w3"] * 2
+    draws = {"draws": torch.tensor([[0.1], [0.7]], dtype=torch.float64).float()}
+    found = encoder.read(texts, "anchor", one=attending(layers=1, samples=4), beside=draws)["attention"]
+    features = encoder.model.preprocess(texts[:1])
+    ids = {"input_ids": features["input_ids"], "attention_mask": features["attention_mask"]}
+    upper = encoder.model[0].auto_model(**ids, output_attentions=True).attentions[-1][0].flatten(1)
+    assert torch.isin(found[0].mul(1e5).round(), upper.mul(1e5).round()).float().mean() > 0.9
+    assert not torch.equal(found[0], found[1])
+
+
+def test_a_text_with_too_few_pairs_does_not_count(tiny: Path) -> None:
+    method = made(micse, tiny, samples=20, layers=2)
+    sets = sets_of(method)
+    blind = {**sets["first"].facts, "attention": sets["first"].facts["attention"].clone()}
+    blind["attention"][0] = 0.0
+    found = method.objective(method.modules, {**sets, "first": replace(sets["first"], facts=blind)})
+    rest = method.objective(method.modules, {name: rows.rows(slice(1, 12)) for name, rows in sets.items()})
+    assert found.terms["attention"].item() == pytest.approx(rest.terms["attention"].item(), rel=1e-5)

@@ -140,3 +140,27 @@ def test_a_sentence_says_nothing_of_itself(tiny: Path) -> None:
 def test_a_context_of_nothing_is_refused(tiny: Path) -> None:
     with pytest.raises(ValueError, match="a context of at least 1"):
         made(quick_thoughts, CORPUS, tiny, context=0)
+
+
+def test_each_piece_has_draws_of_its_own_and_the_last_word_may_be_in_it(tiny: Path) -> None:
+    same = Rows.of(pl.DataFrame({"anchor": DOCUMENTS.anchors[:1] * 12}))
+    views = made(declutr, same, tiny, shortest=4, longest=16).views(same.take(np.arange(12)), torch.Generator())
+    assert len(set(views["anchor"]["text"])) > 18
+    assert len(views["anchor"]["row"].unique()) == 24
+    assert len(views["masked"]["draws"].unique(dim=0)) == 24  # two anchors of a document hide other words
+    short = Rows.of(pl.DataFrame({"anchor": ["q0 q1 q2"] * 12}))
+    pieces = anchors_and_spans(anchors=1, positives=1, shortest=2, longest=2)(
+        short.take(np.arange(12)), torch.Generator()
+    )
+    assert set(pieces["anchor"]["text"]) == {"q0 q1", "q1 q2"}
+    long = anchors_and_spans(anchors=4, positives=8, shortest=4, longest=40)(
+        same.take(np.arange(12)), torch.Generator()
+    )
+    found = []
+    for anchor, around in zip(long["anchor"]["text"], long["positive"]["texts"], strict=True):
+        begin, end = WORDS.index(anchor.split()[0]), WORDS.index(anchor.split()[-1]) + 1
+        for piece in around:
+            size = len(piece.split())
+            first, last = max(0, begin - size), min(len(WORDS) - size, end)
+            found.append((size, (WORDS.index(piece.split()[0]) - first) / (last - first)))
+    assert abs(np.corrcoef(np.array(found).T)[0, 1]) < 0.3  # where a piece lies does not go by its length

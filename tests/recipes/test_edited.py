@@ -174,3 +174,21 @@ def test_only_what_is_asked_for_needs_wordnet(tiny: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("counterpoint.recipes.edited.wordnet", lambda: {"q": ("d",)})
     method = made(clear, tiny, words=0.0, reorder=0, synonyms=1.0)
     assert viewed(method, DATA, range(24))["first"]["text"] == [text.replace("q", "d") for text in DATA.anchors]
+
+
+def test_clear_takes_as_many_spans_and_exchanges_as_it_is_told(tiny: Path) -> None:
+    cut = viewed(made(clear, tiny, words=0.0, reorder=0, spans=3), DATA, range(24))["first"]["text"]
+    assert {6 - len(text.split()) for text in cut} >= {2, 3}  # spans of one word, some on each other
+    moved = viewed(made(clear, tiny, words=0.0, reorder=4), DATA, range(24))["first"]["text"]
+    away = [
+        sum(a != b for a, b in zip(x.split(), y.split(), strict=True)) for x, y in zip(DATA.anchors, moved, strict=True)
+    ]
+    assert max(away) > 3  # one exchange moves two words
+
+
+def test_what_is_hidden_beside_a_contrast_belongs_to_the_row_and_has_its_rate(tiny: Path) -> None:
+    method = made(clear, tiny, rate=0.9)
+    draws = viewed(method, DATA, range(8))["masked"]["draws"]
+    assert len(draws.unique(dim=0)) == 8
+    hidden = encoded(method, DATA, range(8))["masked"].facts["hidden"]
+    assert hidden.sum().item() == pytest.approx(0.9 * 8 * 6, rel=0.2)

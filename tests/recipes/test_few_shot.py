@@ -16,7 +16,7 @@ from counterpoint.data.batches import Rows
 from counterpoint.encoders.masked import words_of
 from counterpoint.encoders.text import embed, load
 from counterpoint.errors import Refusal
-from counterpoint.recipes.few_shot import lm_supcon, prompted, setfit, with_partners
+from counterpoint.recipes.few_shot import lm_supcon, prompted, setfit, with_partners, word_numbers
 from counterpoint.training.method import Method
 from counterpoint.types import Embeddings, Outcome
 
@@ -153,3 +153,25 @@ def test_a_mask_that_is_cut_off_is_refused(tiny: Path) -> None:
     method = lm_supcon(encoder, DATA)
     with pytest.raises(Refusal, match="cut off"):
         method.encode(method.modules, method.views(DATA.take(np.arange(14)), torch.Generator()))
+
+
+def test_partners_and_demonstrations_are_drawn_for_each_row(tiny: Path) -> None:
+    batch = DATA.take(np.arange(14))
+    found = with_partners(DATA, batch, torch.Generator().manual_seed(0))["candidate"]["text"]
+    assert len(set(found[6:13])) > 2  # of seven rows of a class
+    assert len(set(found[20:27])) > 2
+    first = made(lm_supcon, tiny).views(batch, torch.Generator().manual_seed(0))["first"]["text"]
+    shown = [text.split(" It was ")[2].split(". ")[1] for text in first[:6]]  # of the second class
+    assert len(set(shown)) > 2
+
+
+def test_the_second_prompt_has_its_own_words(tiny: Path) -> None:
+    views = made(lm_supcon, tiny).views(DATA.take(np.arange(14)), torch.Generator())
+    assert all(" It was [MASK] ." in text and "I think" not in text for text in views["first"]["text"])
+    assert all(" I think it is [MASK] ." in text and "It was" not in text for text in views["second"]["text"])
+
+
+def test_a_word_of_several_tokens_is_asked_for_by_its_first(tiny: Path) -> None:
+    encoder = load(str(tiny))
+    tokens = encoder.model.tokenizer
+    assert word_numbers(encoder, ["w1 w2", "w3"]).tolist() == tokens.convert_tokens_to_ids(["w1", "w3"])

@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity, log_softmax, normalize
 
 from counterpoint.data.batches import Rows
 from counterpoint.encoders.text import load
-from counterpoint.recipes.generated import claif, clhaif, syncse
+from counterpoint.recipes.generated import claif, clhaif, syncse, with_triples
 from counterpoint.recipes.text import simcse_supervised
 from counterpoint.training.method import Method
 from counterpoint.types import Embeddings
@@ -129,3 +129,10 @@ def test_what_a_table_says_reaches_the_loss(tiny: Path, tmp_path: Path) -> None:
     assert job.rows.relation.value is not None
     assert set(job.rows.relation.value.tolist()) <= set(torch.tensor(VALUES).tolist())
     assert len(set(job.rows.relation.value.tolist())) > 10
+
+
+def test_rules_draw_for_each_text_and_by_their_seed() -> None:
+    data = Rows.of(pl.DataFrame({"anchor": [f"abcdefghijk {i}" for i in range(12)]}))
+    made, again, other = (with_triples(data, seed=seed).positives for seed in (0, 0, 1))
+    assert made == again != other
+    assert len({text.split()[0] for (text,) in made}) > 2  # typos at several places

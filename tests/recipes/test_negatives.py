@@ -168,6 +168,17 @@ def test_clusterns_has_the_nearest_foreign_centroid_for_a_hard_negative_and_hold
     )
 
 
+def test_clusters_are_those_of_the_first_view(tiny: Path) -> None:
+    method, other = (made(negatives.clusterns, tiny, clusters=3, start=2.0) for _ in range(2))
+    sets, outcome = run(method)
+    turned = {**sets, "second": replace(sets["second"], z=torch.randn(12, 32))}
+    method.after(method.modules, sets, outcome)
+    other.after(other.modules, turned, outcome)
+    assert torch.equal(method.modules["centroids"].z, other.modules["centroids"].z)
+    plain, changed = (method.objective(method.modules, found).notes["negatives"] for found in (sets, turned))
+    assert torch.equal(plain, changed)  # whose mate a row is does not go by its second view
+
+
 def test_clusterns_keeps_its_contracts_with_centroids_too(tiny: Path) -> None:
     def make() -> Method:
         return made(negatives.clusterns, tiny, clusters=3, start=2.0, band_weight=0.5)

@@ -14,7 +14,7 @@ from scipy.stats import chisquare
 
 from counterpoint.data.batches import Rows
 from counterpoint.encoders.text import load
-from counterpoint.recipes.propensity import debcse, negative_of, positive_of
+from counterpoint.recipes.propensity import debcse, nearest, negative_of, positive_of, sampled
 from counterpoint.recipes.text import simcse
 from counterpoint.training.method import Method
 from counterpoint.types import Embeddings, Outcome
@@ -93,3 +93,23 @@ def test_what_was_drawn_attracts_and_what_is_near_does_not_repel(tiny: Path) -> 
         there = [j for j, k in enumerate(candidates) if j == i or (k != i and k not in near[i])]
         costs.append((q[i] @ d[there].T / 0.05).logsumexp(0) - q[i] @ d[i] / 0.05)
     assert outcome.loss.item() == pytest.approx(torch.stack(costs).mean().item(), rel=1e-4)
+
+
+def test_neighbours_of_many_rows_are_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    z = torch.nn.functional.normalize(torch.randn(9, 3, generator=torch.Generator().manual_seed(0)), dim=1)
+    wanted = (z @ z.T).fill_diagonal_(-2).topk(2, 1).indices.tolist()
+    monkeypatch.setattr("counterpoint.recipes.propensity.BLOCK", 4)
+    assert nearest(z, 2, -1.0) == wanted
+
+
+def test_each_row_draws_for_itself_and_never_its_own_text() -> None:
+    texts = [f"a{i} b{i}" for i in range(30)] * 2
+    rows = Rows.of(pl.DataFrame({"anchor": texts}))
+    drawn = [
+        sampled(texts, [[] for _ in texts], rows.take(np.arange(60)), torch.Generator().manual_seed(seed), pool=2)
+        for seed in range(4)
+    ]
+    for views in drawn:
+        owners, found = views["candidate"]["row"][60:].tolist(), views["candidate"]["text"][60:]
+        assert len(set(found)) > 10
+        assert all(texts[i] != text for i, text in zip(owners, found, strict=True))

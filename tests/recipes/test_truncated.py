@@ -158,3 +158,17 @@ def test_numbers_that_make_no_code_are_refused(tiny: Path) -> None:
     for numbers in ({"units": 0}, {"k": 0}, {"dead_k": 0}):
         with pytest.raises(Refusal, match="at least 1"):
             made("csr", tiny, **numbers)
+
+
+def test_the_early_layer_and_the_divergence_have_weights_of_their_own(tiny: Path) -> None:
+    method = made("two_dimensional", tiny, early=0.5, distil=2.0)
+    outcome = method.objective(method.modules, encoded(method))
+    last, early, apart = (outcome.terms[name] for name in ("last", "layer 1", "distil"))
+    assert outcome.loss.item() == pytest.approx((last + 0.5 * early + 2.0 * apart).item(), rel=1e-5)
+
+
+def test_the_frozen_model_of_sparse_codes_has_no_dropout(tiny: Path) -> None:
+    method = recipes.csr(load(str(tiny)), DATA, dead=7)
+    method.modules.train()
+    assert torch.equal(encoded(method)["anchor"].z, encoded(method)["anchor"].z)
+    assert method.modules["code"].dead == 7

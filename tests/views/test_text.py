@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from counterpoint.errors import Refusal
 from counterpoint.views.items import twice
+from counterpoint.views.rules import kept_in_meaning, turned_in_meaning
 from counterpoint.views.spans import span_length, span_near
 from counterpoint.views.text import (
     chained,
@@ -29,6 +30,7 @@ from counterpoint.views.text import (
     substituted,
     typos,
 )
+from counterpoint.views.units import sentences, whole_passages
 from counterpoint.views.wordnet import wordnet
 
 SYNONYMS = {"ab": ("xy", "zz"), "b": ("q",), "haus": ("heim",)}
@@ -288,3 +290,36 @@ def test_wordnet_from_its_files(tmp_path: Path) -> None:
         "glad": ("happy",), "happy": ("glad",),
     }  # fmt: skip
     assert substituted(1.0, found)("Go car", [0.6, 0.0]) == "Run auto"
+
+
+def test_equal_texts_of_two_rows_are_edited_apart_and_a_span_may_end_the_text() -> None:
+    text = " ".join(map(str, range(12)))
+    batch = {"anchor": [text] * 12, "id": torch.arange(12), "row": torch.arange(12)}
+    assert len(set(edited(second=deleted_words(0.5))(batch, seeded())["second"]["text"])) > 6
+    ends = {deleted_span(0.5)("a b c d", [k / 6]) for k in range(6)}
+    assert ends == {"c d", "a d", "a b"}
+    begins = {span_near(9, (4, 6), [0.5, k / 40], shortest=2, longest=2)[0] for k in range(40)}
+    assert begins == {
+        2,
+        3,
+        4,
+        5,
+        6,
+    }  # from the one that ends where the anchor begins to the one that begins where it ends
+    typed = {typos(0.1)("transformer", [k / 400]) for k in range(40)}
+    assert len(typed) > 4  # at every place inside, however rare typos are
+
+
+def test_sentences_beyond_the_most_are_in_the_last_one() -> None:
+    text = "A b. C d. E f. G."
+    assert [text[a:b] for a, b in sentences(text, 2)] == ["A b.", "C d. E f. G."]
+    assert [text[a:b] for a, b in sentences(text, 4)] == [text[a:b] for a, b in sentences(text)]
+    assert whole_passages(["C d.", "E f.", text]) == [text]
+
+
+def test_rules_turn_first_by_a_not_and_keep_by_leaving_a_word_out() -> None:
+    assert turned_in_meaning("it is 5 o'clock", 0.0) == "it is not 5 o'clock"
+    assert turned_in_meaning("take 5 of them", 0.5) not in (None, "take 5 of them")
+    made = kept_in_meaning("we go up to it", 0.3)
+    assert len(made.split()) == 4
+    assert part_of(made.split(), ["we", "go", "up", "to", "it"])

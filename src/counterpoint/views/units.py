@@ -57,4 +57,4 @@ def whole_passages(cell: Sequence[str]) -> list[str]:
     ['It rains. Take a coat.']
     """
     inside = {text[a:b] for text in cell for a, b in sentences(text) if (a, b) != (0, len(text))}
-    return [text for text in cell if text not in inside] or list(cell)
+    return [text for text in cell if text not in inside]
