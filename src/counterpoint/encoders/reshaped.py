@@ -28,7 +28,7 @@ LATENT = "counterpoint.encoders.pooling.LatentAttention"
 AT_MASK = "counterpoint.encoders.pooling.AtMask"
 PROMPTED = "counterpoint.encoders.prompted.PromptedTransformer"
 MASK = "[MASK]"  # in a template; the token of the model's own tokenizer stands there
-TEMPLATE = 'This sentence : "{}" means [MASK].'  # the better of the paper's two
+TEMPLATE = 'This sentence : "{}" means [MASK].'
 KINDS = "sentence_transformers.models."  # where its modules lie by the name that all versions know
 
 
