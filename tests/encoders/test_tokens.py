@@ -22,6 +22,7 @@ from counterpoint.encoders.tokens import (
     projection_of,
     token_sets,
     token_sets_of_parts,
+    token_states,
 )
 from counterpoint.encoders.units import rank_units
 from counterpoint.objectives.transport import rcmd
@@ -157,3 +158,47 @@ def test_texts_are_read_once_and_given_to_all(tiny: Path) -> None:
     found = read_once(encoder, ["q1", "q2", "q1"])
     assert torch.equal(found[0], found[2])
     assert not torch.equal(found[0], found[1])
+
+
+def test_a_token_belongs_to_a_part_only_with_a_character_of_its_own(tiny: Path) -> None:
+    encoder = load(str(tiny))
+    touching = places(encoder, ["q1.q2"], [[[(0, 2)], [(2, 3)], [(3, 5)]]])[0]  # three tokens without a gap
+    assert touching[:, 1:4].int().tolist() == [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
+
+
+def test_padding_on_the_left_leaves_the_states_where_they_belong(tiny: Path) -> None:
+    encoder = load(str(tiny)).eval()
+    model, ids = encoder.model, torch.tensor([[0, 0, 2, 7, 3], [2, 7, 8, 9, 3]])
+    features = {"input_ids": ids, "attention_mask": (ids > 0).long()}
+    states, kept, mask = token_states(model, dict(features), tokens=4)
+    whole = model[0](dict(features))["token_embeddings"]
+    assert torch.allclose(states[0, :3], whole[0, 2:], atol=1e-6)
+    assert not states[0, 3].any()
+    assert torch.allclose(states[1], whole[1, :4], atol=1e-6)
+    assert kept.tolist() == [[2, 7, 3, 0], [2, 7, 8, 9]]
+    assert mask.sum(1).tolist() == [3, 4]
+
+
+@torch.no_grad()
+def test_units_and_parts_are_read_behind_their_prompts(tiny: Path) -> None:
+    encoder = load(str(tiny), prompts={"anchor": "w9 ", "positive": "w8 w7 "}).eval()
+    plain = load(str(tiny)).eval()
+    text, parts = "d1 w1. q2 d3.", [[(0, 6)], [(7, 13)]]
+    found = rank_units(encoder, "q2", text, parts, tokens=16, marker="w6 ")
+    asked, behind = token_sets(plain, ["w9 w6 q2"], tokens=16), "w8 w7 " + text
+    moved = [[(a + 6, b + 6) for a, b in part] for part in parts]
+    whole, where = token_sets_of_parts(plain, [behind], [moved], tokens=16)
+    wanted = [scores(asked, TokenSets(whole.z, where[:, p])).item() for p in range(2)]
+    assert found.tolist() == pytest.approx(wanted, abs=1e-4)
+    vectors = embed_parts(encoder, [text], [parts], "positive")
+    assert torch.allclose(vectors, embed_parts(plain, [behind], [moved]), atol=1e-5)
+
+
+def test_a_saved_dot_head_is_found_again(tiny: Path, tmp_path: Path) -> None:
+    encoder = load(str(tiny)).eval()
+    head = pair_head_of(encoder, "dot")
+    with torch.no_grad():
+        head.layers[0].bias.fill_(0.5)
+    save(encoder, tmp_path / "saved")
+    u, v = encoder(TEXTS), encoder(TEXTS[::-1])
+    assert torch.allclose(pair_head_of(load(str(tmp_path / "saved")))(u, v), (u * v).sum(1) + 0.5, atol=1e-5)

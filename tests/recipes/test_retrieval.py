@@ -15,6 +15,9 @@ from counterpoint.data.batches import Rows
 from counterpoint.encoders.text import load
 from counterpoint.errors import Refusal
 from counterpoint.objectives.joint import infonce_joint
+from counterpoint.objectives.softmax import infonce
+from counterpoint.pairs.labels import labelled
+from counterpoint.pairs.listed import listed
 from counterpoint.recipes.retrieval import gte, nv_embed
 from counterpoint.recipes.text import pairs, pairs_with_negatives
 from counterpoint.testing import assert_method_caches, assert_method_over_processes
@@ -148,3 +151,24 @@ def test_a_source_that_is_not_there_is_refused(tiny: Path) -> None:
 def test_batches_carry_sources_as_numbers() -> None:
     assert rows(4).take(np.array([3, 1]))["source"].tolist() == [0, 1]
     assert "source" not in Rows.of(pl.DataFrame({"anchor": ["a"]})).take(np.array([0]))
+
+
+@pytest.mark.parametrize("off", ["reverse", "among_anchors", "among_candidates"])
+def test_gte_leaves_out_the_sum_that_is_named(off: str, tiny: Path) -> None:
+    data = rows()
+    sets, outcome = run(made(gte, tiny, data, hard=1, **{off: False}), data)
+    wanted = infonce_joint(sets["anchor"], sets["candidate"], rule=listed(data.relation), **{off: False}).loss
+    assert outcome.loss.item() == pytest.approx(wanted.item(), rel=1e-6)
+
+
+def test_of_several_positives_each_has_its_share() -> None:
+    """Equal embeddings have equal logits: the loss is the logarithm of the number of terms, however many positives."""
+    rule = labelled()
+    label = {"label": torch.tensor([0, 0, 1])}
+    z = torch.ones(3, 2)
+    found = infonce_joint(
+        Embeddings.of(z, facts=label), Embeddings.of(z, view=1, facts=label), rule=rule, reverse=False,
+        among_anchors=False, among_candidates=False, temperature=1.0,
+    )  # fmt: skip
+    wanted = infonce(Embeddings.of(z, facts=label), Embeddings.of(z, view=1, facts=label), rule=rule, temperature=1.0)
+    assert found.loss.item() == pytest.approx(wanted.loss.item(), rel=1e-6)

@@ -14,16 +14,18 @@ from torch.nn.functional import cross_entropy
 from counterpoint.data.batches import Rows
 from counterpoint.data.identity import content_id
 from counterpoint.encoders.characters import embed_phrases
-from counterpoint.encoders.cross import load_cross, save_cross
+from counterpoint.encoders.cross import judge_pairs, load_cross, save_cross
 from counterpoint.encoders.text import load
+from counterpoint.encoders.tokens import token_sets
 from counterpoint.objectives.softmax import infonce
 from counterpoint.pairs.listed import listed
 from counterpoint.recipes.distilled import dse
 from counterpoint.recipes.parts_of_texts import sub_sentence
 from counterpoint.recipes.phrases import pearl
-from counterpoint.recipes.tokens import agrame, clrcmd, colbert
+from counterpoint.recipes.tokens import agrame, clrcmd, colbert, relevant_units
 from counterpoint.training.method import Method
 from counterpoint.types import Batch, Embeddings
+from counterpoint.views.units import sentences
 
 PASSAGES = ["d1 w1. q2 d3. w5 w6.", "d4 w2. d5 q6 w3.", "w7 d8. w9 d9 q1. d2."]
 RELEVANT = ["q2 d3.", "d5 q6 w3.", "w7 d8."]
@@ -211,3 +213,76 @@ def test_dse_fits_the_scores_of_its_teacher(head: str, tiny: Path, tmp_path: Pat
 def test_dse_without_a_teacher_is_the_task_alone(tiny: Path) -> None:
     method = dse(load(str(tiny)), PAIRS)
     assert set(method.objective(method.modules, encoded(method)[1]).terms) == {"task"}
+
+
+LISTED = Rows.of(
+    FRAME.with_columns(positive=pl.Series([[p] for p in PASSAGES]), negative=pl.Series([["d7", "d8 w1"]] * 3))
+)
+PROMPTS = {"anchor": "w9 ", "positive": "w8 w7 "}
+
+
+@pytest.mark.parametrize("recipe", [colbert, clrcmd])
+def test_late_interaction_takes_as_many_negatives_as_it_is_told(recipe, tiny: Path) -> None:
+    views, _ = encoded(recipe(load(str(tiny)), LISTED, negatives=2), LISTED)
+    assert len(views["candidate"]["text"]) == 3 + 6
+
+
+def test_both_sides_of_agrame_are_read_in_their_roles(tiny: Path) -> None:
+    method = agrame(load(str(tiny), prompts=PROMPTS), TRAIN, width=8, tokens=16, marker="w6 ")
+    views, sets = encoded(method, TRAIN)
+    for name, role in (("anchor", "anchor"), ("unit anchor", "anchor"), ("candidate", "positive")):
+        wanted = token_sets(method.modules["encoder"], views[name]["text"], role, tokens=16).z
+        assert torch.allclose(sets[name].z, wanted, atol=1e-5)
+
+
+def test_a_teacher_gives_each_sentence_its_share_of_the_passage(tiny: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_cross(load_cross(tiny), tmp_path / "teacher")
+    found = relevant_units(PAIRS, str(tmp_path / "teacher"), units=8)
+    graded = dict(
+        zip(zip(found.anchor_id.tolist(), found.candidate_id.tolist(), strict=True), found.grade.tolist(), strict=True)
+    )
+    for query, text in zip(PAIRS.anchors, PASSAGES, strict=True):
+        parts = [text[a:b] for a, b in sentences(text)]
+        shares = judge_pairs(load_cross(tmp_path / "teacher"), [query] * len(parts), parts).softmax(0).tolist()
+        given = [graded[content_id(query), content_id(part)] for part in parts]
+        assert given == pytest.approx(shares, rel=1e-4)
+
+
+def test_propositions_are_read_in_their_role(tiny: Path) -> None:
+    rows = Rows.of(pl.DataFrame({"anchor": ["[[q1 q2]] w1", "q3 [[q4]]"], "positive": [["d1 [[d2]]"], ["[[d3]] d4"]]}))
+    method = sub_sentence(load(str(tiny), prompts=PROMPTS), rows)
+    encoder, (_, sets) = method.modules["encoder"], encoded(method, rows)
+    for name, role, text, place in (
+        ("anchor", "anchor", "q1 q2 w1", slice(2, 4)),
+        ("candidate", "positive", "d1 d2", slice(4, 5)),
+    ):
+        states = encoder.model[0](encoder.model.preprocess([PROMPTS[role] + text]))["token_embeddings"][0, place]
+        assert torch.allclose(sets[name].z[0], method.modules["propositions"](states.mean(0)), atol=1e-5)
+
+
+def test_phrases_get_typos_and_take_as_many_negatives_as_they_are_told(tiny: Path) -> None:
+    words = ["letters", "wonderful", "something", "represent"] * 3
+    rows = Rows.of(pl.DataFrame({"anchor": [f"{w}{i}" for i, w in enumerate(words)], "negative": [["d7", "d8"]] * 12}))
+    views, _ = encoded(pearl(load(str(tiny)), rows, rate=1.0, negatives=2), rows)
+    first, second = views["first"], views["second"]
+    assert len(first["text"]) == 12 + 24
+    assert len(first["row"].unique()) == 12 + 2  # equal negatives draw alike, and nothing else does
+    changed = [(a, b) for a, b in zip(first["text"], second["text"], strict=True) if a != b]
+    assert changed
+    assert all(sorted(a) == sorted(b) for a, b in changed)
+
+
+def test_spelling_is_a_mean_over_pieces(tiny: Path) -> None:
+    letters = pearl(load(str(tiny)), TRAIN).modules["characters"]
+    assert torch.allclose(letters(["cat"]), letters(["cat cat"]), atol=1e-6)
+
+
+def test_dse_reads_both_sides_in_their_roles_and_keeps_its_sizes(tiny: Path) -> None:
+    method = dse(load(str(tiny), prompts=PROMPTS), LISTED, hidden=7, negatives=2)
+    views, sets = encoded(method, LISTED)
+    pair, encoder, head = views["pair"], method.modules["encoder"], method.modules["pairs"]
+    assert len(pair["text"]) == 3 * (1 + 2)
+    assert head.layers[0].out_features == 7
+    wanted = head(encoder(pair["text"], "anchor"), encoder(pair["other"], "positive"))
+    assert torch.allclose(sets["pair"].facts["score"], wanted, atol=1e-5)
