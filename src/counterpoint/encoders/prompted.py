@@ -7,7 +7,7 @@ from sentence-transformers 6 on.
 from __future__ import annotations
 
 import json
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -177,16 +177,20 @@ class PromptedTransformer(Transformer):
     def around(self) -> tuple[list[int], list[int]]:
         """The tokens of the template before and after the text."""
         before, _, after = (self.template or TEXT).partition(TEXT)
-        first, second = (self.tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))
+        tokenizer: Any = self.tokenizer
+        first, second = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, after))
         return first, second
 
     def edges(self) -> tuple[int, int]:
         """How many special tokens stand before and after a text."""
-        own, ids = (self.tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
+        tokenizer: Any = self.tokenizer
+        own, ids = (tokenizer("a", add_special_tokens=special)["input_ids"] for special in (False, True))
         lead = next(at for at in range(len(ids)) if ids[at : at + len(own)] == own)
         return lead, len(ids) - len(own) - lead
 
-    def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **how: Any) -> MutableMapping[str, Any]:
+    def preprocess(  # type: ignore[override]  # texts alone
+        self, inputs: Sequence[Any], prompt: str | None = None, **how: Any
+    ) -> dict[str, Any]:
         """The tokens of texts in the template, cut to `max_length` or what the model takes."""
         if self.template is None or not inputs:
             return super().preprocess(inputs, prompt, **how)
@@ -195,11 +199,12 @@ class PromptedTransformer(Transformer):
         room = longest - len(before) - len(after)
         if room <= lead + trail:
             raise Refusal(f"room for a text in the template '{self.template}'", f"a length of {longest} tokens")
+        tokenizer: Any = self.tokenizer
         features = super().preprocess(inputs, prompt, max_length=room, **how)
         both = zip(features["input_ids"], features["attention_mask"], strict=True)
         rows = [ids[seen.bool()].tolist() for ids, seen in both]
         rows = [r[:lead] + before + r[lead : len(r) - trail] + after + r[len(r) - trail :] for r in rows]
-        padded = self.tokenizer.pad({"input_ids": rows}, return_tensors="pt")
+        padded = tokenizer.pad({"input_ids": rows}, return_tensors="pt")
         features.update({"input_ids": padded["input_ids"], "attention_mask": padded["attention_mask"]})
         if "token_type_ids" in features:
             features["token_type_ids"] = torch.zeros_like(padded["input_ids"])
@@ -218,7 +223,9 @@ class PromptedTransformer(Transformer):
         self.save_own(Path(output_path))
 
     @classmethod
-    def load(cls, model_name_or_path: str, subfolder: str = "", **where: Any) -> PromptedTransformer:
+    def load(  # type: ignore[override]  # where files are found stays as it came
+        cls, model_name_or_path: str, subfolder: str = "", **where: Any
+    ) -> PromptedTransformer:
         """The module that `save` wrote; `where` says how files are found, as sentence-transformers passes it."""
         module = super().load(model_name_or_path, subfolder=subfolder, **where)
         known = ("token", "cache_folder", "revision", "local_files_only")
