@@ -39,7 +39,7 @@ KEPT = (32, 16, 8)  # numbers of a sparse code: the bytes of prefixes of 64, 32 
 BATCH, ROWS = 64, 8_000
 SETTINGS: dict[str, dict[str, Any]] = {
     "matryoshka": {"steps": 80, "lr": 2e-5, "with": {"widths": WIDTHS}},
-    "csr": {"steps": 400, "lr": 1e-3, "with": {}},
+    "csr": {"steps": 150, "lr": 1e-3, "with": {}},
 }
 
 
