@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -46,7 +47,9 @@ def main() -> None:
         shutil.rmtree(given.model, ignore_errors=True)
         shutil.copytree(trained.path / "model", given.model)
         cost = json.loads((trained.path / "cost.json").read_text(encoding="utf-8"))
+    commit = subprocess.run(["git", "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=False)
     found = {
+        "commit": commit.stdout.strip() or "unknown",
         "what": "a transformer that has only guessed masked words; mean pooling on STS-B dev (Spearman)",
         "model": MODEL, "steps": given.steps, "batch": BATCH, "lr": RATE, "hidden": HIDDEN, "seed": SEED, "texts": len(texts),
         "stsb": trained.metrics["others"]["stsb"], "cost": cost, "machine": describe(), "loss": trained.metrics["loss"][-1],
