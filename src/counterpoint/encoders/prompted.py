@@ -190,7 +190,7 @@ class PromptedTransformer(Transformer):
 
     def preprocess(  # type: ignore[override]  # texts alone
         self, inputs: Sequence[Any], prompt: str | None = None, **how: Any
-    ) -> dict[str, Any]:
+    ) -> Any:
         """The tokens of texts in the template, cut to `max_length` or what the model takes."""
         if self.template is None or not inputs:
             return super().preprocess(inputs, prompt, **how)
