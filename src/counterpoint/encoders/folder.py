@@ -43,9 +43,10 @@ def save(encoder: Encoder, target: Path) -> None:
     entries = json.loads(modules.read_text(encoding="utf-8"))
     for module, entry in zip(encoder.model, entries, strict=True):
         _write_weights(module, encoder, target / entry["path"])
-        if type(module).__module__.startswith("counterpoint."):  # it may have become one of ours since it was loaded
-            entry["type"] = f"{type(module).__module__}.{type(module).__name__}"
-    write_json(modules, entries)
+        own = f"{type(module).__module__}.{type(module).__name__}"
+        if own.startswith("counterpoint.") and entry["type"] != own:  # it has become one of ours since it was loaded
+            entry["type"] = own
+            write_json(modules, entries)
     _write_prompts(encoder, target)
     save_beside(encoder, target)
     if (words := encoder.__dict__.get("words")) is not None:
