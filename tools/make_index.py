@@ -54,7 +54,7 @@ def current() -> dict[str, list[dict]]:
     import counterpoint
     from counterpoint.papers import build_index
 
-    for room in ("objectives", "recipes", "pairs", "views", "encoders", "evaluation"):
+    for room in ("objectives", "recipes", "pairs", "views", "encoders", "evaluation", "verbs"):
         package = importlib.import_module(f"counterpoint.{room}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{counterpoint.__name__}.{room}.{module.name}")
