@@ -1,6 +1,6 @@
 """Contrastive losses on a GPU, forward and backward, beside dense PyTorch: time, memory, share of the product rate.
 
-    python benchmarks/cuda.py --json benchmarks/results/cuda.json
+    python benchmarks/on_gpu.py --json benchmarks/results/cuda.json
 
 The peer is the formula of open_clip's ClipLoss and of sentence-transformers' symmetric MultipleNegativesRankingLoss, which are
 the same: normalise, one matrix of logits, two cross entropies. Methods take turns; medians of the rounds are reported.
