@@ -304,6 +304,15 @@ class Outcome(NamedTuple):
         return torch.stack([self.weights[name] * value for name, value in self.terms.items()]).sum()
 
     @staticmethod
+    def term(name: str, value: Tensor) -> Outcome:
+        """An outcome of one term, with weight 1 and no notes.
+
+        >>> Outcome.term("x", torch.tensor(2.0)).loss.item()
+        2.0
+        """
+        return Outcome({name: value}, {name: 1.0}, {})
+
+    @staticmethod
     def of(**parts: tuple[float, Outcome]) -> Outcome:
         """Several outcomes as one: each becomes a term under its name, with its weight.
 

@@ -96,12 +96,12 @@ def test_contrabert_adds_guessing_to_the_contrast_of_a_text_and_its_variant(tiny
     z, v = (normalize(sets[name].z, dim=1) for name in ("first", "second"))
     expected = cross_entropy(z @ v.T / 0.07, torch.arange(8))
     assert torch.allclose(outcome.terms["contrast"], expected, rtol=1e-4)
-    cost, hidden = (sets["words"].facts[name] for name in ("masked", "hidden"))
+    cost, hidden = (sets["masked"].facts[name] for name in ("masked", "hidden"))
     words = (cost * hidden).sum() / hidden.sum()
     assert torch.allclose(outcome.loss, expected + 0.5 * words, rtol=1e-4)
     assert torch.allclose(bare.objective(bare.modules, sets).loss, expected, rtol=1e-4)
     views = whole.views(ONLY.take(np.arange(16)), torch.Generator().manual_seed(0))
-    assert views["first"]["text"] == ONLY.anchors == views["words"]["text"]
+    assert views["first"]["text"] == ONLY.anchors == views["masked"]["text"]
     assert sum(a != b for a, b in zip(views["first"]["text"], views["second"]["text"], strict=True)) > 8
 
 

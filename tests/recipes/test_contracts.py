@@ -5,6 +5,7 @@ That is: several processes, caching, rows by themselves, finite with a gradient 
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from counterpoint.training.feed import plain
 from counterpoint.training.loop import Schedule, train
 from counterpoint.training.method import Method
 from counterpoint.training.processes import Split
-from counterpoint.verbs.recipes import CROSS, arguments_of, function_of, only, recipes
+from counterpoint.verbs.recipes import CROSS, arguments_of, function_of, only, reader, recipes
 
 from ..conftest import make_tiny_model, toy_rows
 
@@ -91,3 +92,9 @@ def loss_of(m: Method, batch: dict) -> float:
 def test_arguments_survive_a_round_trip_through_text(name: str) -> None:
     defaults = arguments_of(function_of(name), {})
     assert arguments_of(function_of(name), {k: str(v) for k, v in defaults.items()}) == defaults
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if reader(name) is not None])
+def test_what_reads_its_vectors_is_there(name: str) -> None:
+    module, _, function = str(reader(name)).rpartition(".")
+    assert callable(getattr(importlib.import_module(f"counterpoint.{module}"), function))

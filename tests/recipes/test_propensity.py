@@ -113,3 +113,15 @@ def test_each_row_draws_for_itself_and_never_its_own_text() -> None:
         owners, found = views["candidate"]["row"][60:].tolist(), views["candidate"]["text"][60:]
         assert len(set(found)) > 10
         assert all(texts[i] != text for i, text in zip(owners, found, strict=True))
+
+
+def test_positive_and_negative_have_a_draw_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = ["a b c d", "a b c x", "y z", "v w", "p q"]
+    rows = Rows.of(pl.DataFrame({"anchor": texts}))
+    fixed = torch.tensor([[0.0, 0.999, 0.5, 0.7, 0.9]]).double()
+    monkeypatch.setattr("counterpoint.recipes.propensity.uniform", lambda *_: fixed)
+    views = sampled(texts, [[1], [0], [], [], []], rows.take(np.arange(1)), torch.Generator(), pool=3)
+    far = [2, 3, 4]
+    wanted = [texts[positive_of(texts, 0, [1], 0.0)], texts[negative_of(texts, 0, far, 0.999)]]
+    assert views["candidate"]["text"] == wanted
+    assert texts[negative_of(texts, 0, far, 0.0)] != wanted[1]

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy, normalize
 
 from counterpoint.data.batches import Rows
 from counterpoint.encoders.text import load
-from counterpoint.recipes.spread import groups_of, orders, unsee, whitenedcse
+from counterpoint.recipes.spread import groups_of, orders, three_layers, unsee, whitenedcse
 from counterpoint.recipes.text import simcse
 from counterpoint.training.method import Method
 from counterpoint.types import Embeddings, Outcome
@@ -132,3 +132,7 @@ def test_unsee_without_memory_dropout_and_head_is_the_loss_of_the_encoder_with_i
     assert torch.allclose(z.z, z.facts["target"])
     assert outcome.loss.item() == pytest.approx(2 * lone_vicreg(z.z, z.z).item(), rel=1e-4)
     assert replace(z, facts={}).z.requires_grad
+
+
+def test_the_head_of_unsee_is_ten_times_as_wide_inside() -> None:
+    assert [len(p) for n, p in three_layers(8).named_parameters() if n.endswith("bias")] == [80, 80, 8]

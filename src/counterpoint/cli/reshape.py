@@ -7,12 +7,10 @@ from typing import Annotated
 import typer
 
 from counterpoint.cli.app import app
+from counterpoint.cli.words import Device, Model, Trust
 from counterpoint.errors import Refusal
 
-Model = Annotated[str, typer.Argument(help="A folder, a run or a name.", show_default=False)]
 Out = Annotated[str, typer.Argument(help="A new folder.", show_default=False)]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")]
 
 
 def _whole(flag: str, number: int | None) -> None:

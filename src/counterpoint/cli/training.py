@@ -13,16 +13,20 @@ from counterpoint.cli.words import (
     Allow,
     Anchor,
     Delimiter,
+    Device,
     Evals,
     Group,
     Ignore,
     Label,
+    Length,
     Match,
     Negative,
     Positive,
+    Precision,
     Source,
     SplitColumn,
     Time,
+    Trust,
     Value,
     Weight,
     named,
@@ -107,9 +111,9 @@ def fit(
     prompt: Annotated[
         list[str] | None, typer.Option(metavar="ROLE=TEXT", help="Put before texts, anchor='query: '.")
     ] = None,
-    length: Annotated[list[str] | None, typer.Option(metavar="ROLE=TOKENS", help="Where texts are cut.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = Run.precision,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = Run.device,
+    length: Length = None,
+    precision: Precision = Run.precision,
+    device: Device = Run.device,
     select: Annotated[
         str, typer.Option(help="The step to keep: by dev, rankme, neighbours, or the last.")
     ] = Run.select,
@@ -139,7 +143,7 @@ def fit(
     require_better: Annotated[
         bool, typer.Option("--require-better", help="Exit 3 unless the verdict is better.")
     ] = False,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Train on a data file, measure before and after, and write a run folder with a report.
 

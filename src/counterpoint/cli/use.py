@@ -11,13 +11,19 @@ from counterpoint.cli.app import app
 from counterpoint.cli.words import (
     Anchor,
     Delimiter,
+    Device,
     Group,
     Ignore,
     Label,
+    Length,
+    Model,
     Positive,
+    Precision,
+    Prompt,
     Source,
     SplitColumn,
     Time,
+    Trust,
     named,
     roles_of,
     shorten,
@@ -28,15 +34,15 @@ from counterpoint.verbs.settings import Run
 
 @app.command()
 def embed(
-    model: Annotated[str, typer.Argument(help="A folder, a run or a name.", show_default=False)],
+    model: Model,
     data: Annotated[Path, typer.Argument(help="A csv, tsv, jsonl, parquet, npz or npy file.", show_default=False)],
     out: Annotated[Path, typer.Argument(help="A new .parquet file.", show_default=False)],
     role: Annotated[str, typer.Option(help="anchor, or positive: its column and its prompt.")] = "anchor",
     dtype: Annotated[str, typer.Option(help="float32, float16, int8 or binary.")] = "float32",
-    prompt: Annotated[list[str] | None, typer.Option(metavar="ROLE=TEXT", help="Put before texts.")] = None,
-    length: Annotated[list[str] | None, typer.Option(metavar="ROLE=TOKENS", help="Where texts are cut.")] = None,
-    precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = Run.precision,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = Run.device,
+    prompt: Prompt = None,
+    length: Length = None,
+    precision: Precision = Run.precision,
+    device: Device = Run.device,
     anchor: Anchor = None,
     positive: Positive = None,
     label: Label = None,
@@ -46,7 +52,7 @@ def embed(
     source: Source = None,
     ignore: Ignore = None,
     delimiter: Delimiter = None,
-    trust_remote_code: Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")] = False,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Write the vectors of a data file as parquet: row, text, vector, and the id, label, group, split, time and source.
 

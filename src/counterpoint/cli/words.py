@@ -33,6 +33,12 @@ Evals = Annotated[
     ),
 ]
 Delimiter = Annotated[str | None, typer.Option(help="Of csv and tsv.")]
+Model = Annotated[str, typer.Argument(help="A folder, a run or a name.", show_default=False)]
+Prompt = Annotated[list[str] | None, typer.Option(metavar="ROLE=TEXT", help="Put before texts.")]
+Length = Annotated[list[str] | None, typer.Option(metavar="ROLE=TOKENS", help="Where texts are cut.")]
+Precision = Annotated[str, typer.Option(help="auto, fp32 or bf16.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Trust = Annotated[bool, typer.Option("--trust-remote-code", help="Run the model's own code.")]
 Allow = Annotated[list[str] | None, typer.Option(metavar="CODE", help="Go on in spite of a finding of 'check'.")]
 
 

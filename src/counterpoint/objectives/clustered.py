@@ -125,7 +125,7 @@ def prototypical(
         sharp=1 / teacher_temperature,
         unit=unit,
     )
-    return Outcome({"prototypical": mean(loss)}, {"prototypical": 1.0}, {})
+    return Outcome.term("prototypical", mean(loss))
 
 
 @paper(row=23)
@@ -198,7 +198,7 @@ def swapped(
                 sharp=1 / eps,
             )
         )
-    return Outcome({"swapped": mean(torch.cat(found))}, {"swapped": 1.0}, {})
+    return Outcome.term("swapped", mean(torch.cat(found)))
 
 
 def _meta_nodes(anchors: Embeddings, cluster: str, *, counted: bool) -> tuple[Embeddings, Tensor]:
@@ -293,7 +293,7 @@ def block_infonce(
     pushed = (away * weight).sum() / torch.where(weight.sum() > 0, weight.sum(), torch.ones_like(weight.sum()))
     has = drawn > FLOOR / 2
     loss = pushed - mean(torch.where(has, drawn, torch.zeros_like(drawn)), has.to(drawn))
-    return Outcome({"block_infonce": loss}, {"block_infonce": 1.0}, {})
+    return Outcome.term("block_infonce", loss)
 
 
 @paper(row=146)
@@ -359,4 +359,4 @@ def band(
     held = sweep(tile, told, candidates, rule=rule, rows={"cost": "total", "held": "total"}).rows
     amount = held["held"]
     loss = mean(held["cost"] / torch.where(amount > 0, amount, torch.ones_like(amount)), amount * has)
-    return Outcome({"band": loss}, {"band": 1.0}, {})
+    return Outcome.term("band", loss)

@@ -153,7 +153,7 @@ def barlow_twins(
     same = c is a or candidates is None
     a = standardised(a, eps=eps, correction=correction)
     c = a if same else standardised(c, eps=eps, correction=correction)
-    return Outcome({"barlow_twins": _redundancy(cross(a, c, rule), off_diagonal)}, {"barlow_twins": 1.0}, {})
+    return Outcome.term("barlow_twins", _redundancy(cross(a, c, rule), off_diagonal))
 
 
 def of_ids(rows: Embeddings, id: Tensor) -> tuple[Tensor, Tensor]:
@@ -270,7 +270,7 @@ def variance(anchors: Embeddings | Float[Tensor, "n d"], *, target: float = 1.0,
     0.5
     """
     found = _unbiased(moments(widened(anchors).z, diagonal=True))
-    return Outcome({"variance": _flat(found, target, eps)}, {"variance": 1.0}, {})
+    return Outcome.term("variance", _flat(found, target, eps))
 
 
 def covariance(anchors: Embeddings | Float[Tensor, "n d"]) -> Outcome:
@@ -294,7 +294,7 @@ def covariance(anchors: Embeddings | Float[Tensor, "n d"]) -> Outcome:
     4.0
     """
     found = _unbiased(moments(widened(anchors).z))
-    return Outcome({"covariance": _off_diagonal(found.square()) / len(found)}, {"covariance": 1.0}, {})
+    return Outcome.term("covariance", _off_diagonal(found.square()) / len(found))
 
 
 @paper(reference=VICREG)

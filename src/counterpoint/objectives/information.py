@@ -182,4 +182,4 @@ def mutual_information(anchors: Embeddings | Float[Tensor, "n c"]) -> Outcome:
     log = logits.log_softmax(1)
     each = mean(-(log.exp() * log).sum(1))
     together = moments(log.exp(), diagonal=True).mean.clamp(min=torch.finfo(log.dtype).tiny)
-    return Outcome({"mutual_information": each - torch.special.entr(together).sum()}, {"mutual_information": 1.0}, {})
+    return Outcome.term("mutual_information", each - torch.special.entr(together).sum())

@@ -188,7 +188,7 @@ def triplet(
             },
             a, c, scores=score, rule=rule, rows={"cost": "total", "triplets": "total"},
         ).rows  # fmt: skip
-        return Outcome({"triplet": _average(rows["cost"], rows["triplets"])}, {"triplet": 1.0}, {})
+        return Outcome.term("triplet", _average(rows["cost"], rows["triplets"]))
     hardest = negatives == "hardest"
     rows = sweep(
         lambda s, p, a, _c, _k: {
@@ -200,7 +200,7 @@ def triplet(
     negative = rows["near"] if hardest else torch.where(rows["near"] < -FLOOR / 2, rows["near"], rows["far"])
     has = (positive > FLOOR / 2) & (negative.abs() < -FLOOR / 2)
     gap = torch.where(has, positive - negative, 0.0)
-    return Outcome({"triplet": mean(cost(gap), has.to(gap))}, {"triplet": 1.0}, {})
+    return Outcome.term("triplet", mean(cost(gap), has.to(gap)))
 
 
 def _in_play(gap: Tensor, margin: float | None) -> Tensor:
@@ -268,7 +268,7 @@ def lifted(
         },
         a, c, scores={"s": squared()}, rule=rule, rows={"cost": "total", "attract": "total"},
     ).rows  # fmt: skip
-    return Outcome({"lifted": _average(rows["cost"] / 2, rows["attract"])}, {"lifted": 1.0}, {})
+    return Outcome.term("lifted", _average(rows["cost"] / 2, rows["attract"]))
 
 
 @paper(

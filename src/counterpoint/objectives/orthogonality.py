@@ -57,7 +57,7 @@ def orthogonality(
     """
     sides = [widened(side) for side in as_embeddings(anchors, candidates)]
     a, c = (replace(rows, z=rows.z - to_rows(moments(rows.z, diagonal=True).mean)).to_unit() for rows in sides)
-    return Outcome({"orthogonality": cross(a, c, rule).matrix.square().sum()}, {"orthogonality": 1.0}, {})
+    return Outcome.term("orthogonality", cross(a, c, rule).matrix.square().sum())
 
 
 @paper(reference="Zhang, Yu, Kumar, Chang: Learning Spread-out Local Feature Descriptors, arXiv:1708.06320, 2017")

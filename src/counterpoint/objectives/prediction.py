@@ -74,7 +74,7 @@ def prediction(
     """
     anchors, candidates = as_embeddings(anchors, candidates)
     loss = alignment(anchors, fixed(candidates), rule=rule, unit=unit).loss
-    return Outcome({"prediction": loss}, {"prediction": 1.0}, {})
+    return Outcome.term("prediction", loss)
 
 
 def _to_own(rows: Embeddings, teacher: str) -> Tensor:

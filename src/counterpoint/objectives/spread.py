@@ -192,7 +192,7 @@ def uniformity(
     if unit:
         anchors, candidates = anchors.to_unit(), candidates.to_unit()
     loss = _log_mean_potential(anchors, candidates, rule, above_0("a t", t), unit=unit, own=False)
-    return Outcome({"uniformity": loss}, {"uniformity": 1.0}, {})
+    return Outcome.term("uniformity", loss)
 
 
 @paper(row=77)
@@ -248,7 +248,7 @@ def dispersive(
     else:
         t, more = 1 / (temperature * anchors.z.shape[1]), 0.0
     loss = _log_mean_potential(anchors, anchors, rule, t, unit=False, own=True) + more
-    return Outcome({"dispersive": loss}, {"dispersive": 1.0}, {})
+    return Outcome.term("dispersive", loss)
 
 
 @paper(row=77)

@@ -314,7 +314,7 @@ def transport(
     anchors, candidates = (rows.to_unit() for rows in as_embeddings(anchors, candidates))
     rows: dict[str, Reduction] = {"apart": "total", "attract": "total"}
     swept = sweep(_carried, anchors, candidates, scores={"s": score}, rule=rule, rows=rows)
-    return Outcome({"transport": per_row(mean_apart, swept, "forward")}, {"transport": 1.0}, {})
+    return Outcome.term("transport", per_row(mean_apart, swept, "forward"))
 
 
 def heat_map(

@@ -154,7 +154,7 @@ def matryoshka_layers(
         for layer, weight in layers.items():
             parts[layer] = (float(weight), _of(objective, rule, *(_at(layer, rows) for rows in sides)))
             apart = apart + mean(torch.cat([_divergence(rows, layer, temperature) for rows in sides])) * temperature
-        parts["distil"] = (distil, Outcome({"distil": apart}, {"distil": 1.0}, {}))
+        parts["distil"] = (distil, Outcome.term("distil", apart))
         return Outcome.of(**parts)
 
     return loss

@@ -94,9 +94,7 @@ def diffcse(
         halves = z.split([len(sets["first"]), len(sets["second"])])
         first, second = (replace(sets[name], z=half) for name, half in zip(("first", "second"), halves, strict=True))
         contrast = infonce(first, second, temperature=temperature)
-        return Outcome.of(
-            contrast=(1.0, contrast), detected=(weight, Outcome({"detected": cost}, {"detected": 1.0}, {}))
-        )
+        return Outcome.of(contrast=(1.0, contrast), detected=(weight, Outcome.term("detected", cost)))
 
     modules = nn.ModuleDict({"encoder": encoder, **parts}).to(encoder.device)
     return Method(modules, twice_drawn(draws_for(encoder)), encode, objective, encoder_of)
@@ -158,9 +156,7 @@ def micse(
         seen = [s.facts["attention"][at] for s, at in zip((sets["first"], sets["second"]), order, strict=True)]
         alike = mean(*agreement(seen[0], seen[1], samples=samples))
         contrast = infonce(sets["first"], sets["second"], temperature=temperature)
-        return Outcome.of(
-            contrast=(1.0, contrast), attention=(weight, Outcome({"attention": -alike}, {"attention": 1.0}, {}))
-        )
+        return Outcome.of(contrast=(1.0, contrast), attention=(weight, Outcome.term("attention", -alike)))
 
     method = Method(nn.ModuleDict({"encoder": encoder}), views, encode, objective, encoder_of)
     return with_training_head(method, dense_tanh(encoder.width)) if head else method

@@ -10,15 +10,14 @@ from torch import nn
 
 from counterpoint.data.batches import Rows
 from counterpoint.encoders.encoder import Encoder
-from counterpoint.encoders.masked import guessing, words_of
 from counterpoint.encoders.momentum import Queue, follow, teacher_of
 from counterpoint.objectives.custom import joined
 from counterpoint.objectives.softmax import infonce
 from counterpoint.papers import paper
-from counterpoint.recipes.masked import guesses, texts_of, with_draws
+from counterpoint.recipes.masked import texts_of, with_guessing
 from counterpoint.recipes.text import encode_items, encoder_of
-from counterpoint.training.method import Method
-from counterpoint.types import Batch, Embeddings, Outcome
+from counterpoint.training.method import Contrast, Method
+from counterpoint.types import Batch, Embeddings, Outcome, same_sample
 from counterpoint.views.code import (
     is_code,
     masked_tokens,
@@ -168,23 +167,7 @@ def contrabert(
     """
     del train
     encoder = texts_of(encoder, "contrabert")
-    modules = nn.ModuleDict({"encoder": encoder, "words": words_of(encoder)})
-    pair = edited(second=variant())
-
-    def views(batch: Batch, generator: torch.Generator) -> dict[str, Batch]:
-        return pair(batch, generator) | {"words": with_draws(batch, generator, count=encoder.longest)}
-
-    def encode(modules: nn.ModuleDict, views: dict[str, Batch]) -> dict[str, Embeddings]:
-        sets = encode_items(modules, {k: v for k, v in views.items() if k != "words"})
-        if "words" in views:
-            facts = guessing(modules["encoder"], modules["words"], views["words"], rate=rate)  # type: ignore[arg-type]
-            nothing = facts["masked"].detach()[:, None][:, :0]
-            sets["words"] = Embeddings.of(nothing, id=views["words"]["id"], facts=facts)
-        return sets
-
-    def objective(_modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
-        found = infonce(sets["first"], sets["second"], temperature=temperature)
-        terms = {"contrast": found.loss, "masked": guesses(sets["words"])}
-        return Outcome(terms, {"contrast": 1.0, "masked": weight}, found.notes)
-
-    return Method(modules, views, encode, objective, encoder_of)
+    objective = Contrast(("first",), ("second",), same_sample, partial(infonce, temperature=temperature))
+    modules = nn.ModuleDict({"encoder": encoder})
+    method = Method(modules, edited(second=variant()), encode_items, objective, encoder_of)
+    return with_guessing(method, encoder, rate=rate, weight=weight)

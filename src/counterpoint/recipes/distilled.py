@@ -23,6 +23,7 @@ from counterpoint.views.cross import query_and_candidates
 
 __all__ = ["dse"]
 KIND = "text"
+READ = {"dse": "encoders.pairs.pair_head_of"}
 NEEDS = {"dse": ("anchor", "positive")}
 TEACHER = "teacher"  # the fact of its score, and its module
 SIDES = (("text", "anchor"), ("other", "positive"))  # the columns of a pair, and their roles
@@ -53,7 +54,7 @@ def encode_pairs(modules: nn.ModuleDict, views: dict[str, Batch]) -> dict[str, E
 def distance(pairs: Embeddings) -> Outcome:
     """The mean square between the student's and the teacher's score of a pair."""
     apart = (pairs.facts["score"] - pairs.facts[TEACHER]).square()
-    return Outcome({"scored": mean(apart)}, {"scored": 1.0}, {})
+    return Outcome.term("scored", mean(apart))
 
 
 @paper(row=251)

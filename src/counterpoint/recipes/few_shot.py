@@ -235,7 +235,7 @@ def lm_supcon(
 
     def objective(_modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
         both = Embeddings.cat([sets["first"], sets["second"]])
-        guessed = Outcome({"word": mean(sets["first"].facts["word"])}, {"word": 1.0}, {})
+        guessed = Outcome.term("word", mean(sets["first"].facts["word"]))
         return Outcome.of(word=(1.0, guessed), contrast=(weight, contrast(both)))
 
     modules = nn.ModuleDict({"encoder": encoder, "words": head})

@@ -83,7 +83,7 @@ def with_guessing(
         return sets | ({"masked": guessed(modules, views["masked"], rate=rate)} if "masked" in views else {})
 
     def objective(modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
-        masked = Outcome({"masked": guesses(sets["masked"])}, {"masked": 1.0}, {})
+        masked = Outcome.term("masked", guesses(sets["masked"]))
         return Outcome.of(contrast=(1.0, method.objective(modules, sets)), masked=(weight, masked))
 
     modules = nn.ModuleDict({**method.modules, "words": words_of(encoder)})
@@ -122,7 +122,7 @@ def mlm(encoder: Encoder, train: Rows, *, rate: float = 0.15) -> Method:
         return {"text": guessed(modules, views["text"], rate=rate)}
 
     def objective(_modules: nn.ModuleDict, sets: dict[str, Embeddings]) -> Outcome:
-        return Outcome({"masked": guesses(sets["text"])}, {"masked": 1.0}, {})
+        return Outcome.term("masked", guesses(sets["text"]))
 
     views = partial(with_draws, count=encoder.longest)
     return Method(modules, lambda b, g: {"text": views(b, g)}, encode, objective, encoder_of)

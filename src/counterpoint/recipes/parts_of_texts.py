@@ -24,6 +24,7 @@ from counterpoint.views.units import unmarked
 
 __all__ = ["sub_sentence"]
 KIND = "text"
+READ = {"sub_sentence": "encoders.propositions.embed_parts"}
 NEEDS = {"sub_sentence": ("anchor", "positive")}
 
 

@@ -26,6 +26,7 @@ from counterpoint.views.text import deleted_words, edited, either, reordered, ty
 
 __all__ = ["pearl"]
 KIND = "text"
+READ = {"pearl": "encoders.characters.embed_phrases"}
 TYPES = "types"  # the head that tells kinds of phrases apart
 UNKNOWN = -1  # the kind of a phrase that nobody told
 
@@ -116,7 +117,7 @@ def pearl(
         if TYPES not in modules:
             return outcome
         types = [mean(sets[name].facts["type"], sets[name].facts["known"]) for name in both]
-        told = Outcome({"types": torch.stack(types).sum()}, {"types": 1.0}, {})
+        told = Outcome.term("types", torch.stack(types).sum())
         return Outcome.of(phrases=(1.0, outcome), types=(type_weight, told))
 
     views = partial(phrases_and_edits, rate=rate, negatives=negatives)

@@ -31,6 +31,11 @@ from counterpoint.views.units import sentences, whole_passages
 
 __all__ = ["agrame", "clrcmd", "colbert"]
 KIND = "text"
+READ = {
+    "colbert": "encoders.tokens.nearest_sets",
+    "clrcmd": "encoders.tokens.nearest_sets",
+    "agrame": "encoders.units.rank_units",
+}
 NEEDS = dict.fromkeys(__all__, ("anchor", "positive"))
 
 

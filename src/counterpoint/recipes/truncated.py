@@ -28,6 +28,7 @@ from counterpoint.views.items import anchors_and_candidates
 
 __all__ = ["csr", "matryoshka", "two_dimensional"]
 KIND = "text"
+READ = {"csr": "encoders.sparse.embed_sparse"}
 NEEDS = dict.fromkeys(__all__, ("anchor", "positive"))
 NARROWEST = 8  # coordinates of the smallest prefix, as in the paper's experiments
 AT = "layer "  # the fact that holds the embeddings of an early layer is called "layer 3"

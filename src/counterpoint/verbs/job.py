@@ -37,7 +37,7 @@ from counterpoint.verbs.orders import make_order, order_arguments, refuse_missin
 from counterpoint.verbs.others import judge_others, measure_others, others_of, texts_of
 from counterpoint.verbs.plan import make_plan, show_plan
 from counterpoint.verbs.prepare import prepare
-from counterpoint.verbs.recipes import arguments_of, choose, function_of
+from counterpoint.verbs.recipes import arguments_of, choose, function_of, reader
 from counterpoint.verbs.settings import Run, layers_to_freeze
 from counterpoint.verbs.stage import begun_of, out_of, train_stage
 from counterpoint.verbs.tasks import corpus_texts, tasks
@@ -106,6 +106,9 @@ class Job:
             epoch=epoch,
         )
         show_plan(self.plan, self.prepared, self.task.sizes(), str(self.out), screen)
+        if (read := reader(name)) is not None:
+            said = f" warning  one pooled vector of each text is measured; what {name} trains is read by {read}"
+            screen.say(said, style="bold yellow")
         self.beside: dict[str, Measured] = {}
 
     def measure(self, stage: str) -> Measured:

@@ -84,6 +84,15 @@ def only(recipe: str) -> str | None:
     return next((getattr(m, "KIND", None) for m in _modules() if recipe in m.__all__), None)
 
 
+def reader(recipe: str) -> str | None:
+    """What reads the vectors that a recipe of ours trains, where that is not the model's own: `READ` of its module.
+
+    >>> reader("colbert"), reader("pairs")
+    ('encoders.tokens.nearest_sets', None)
+    """
+    return next((m.READ[recipe] for m in _modules() if recipe in getattr(m, "READ", {})), None)
+
+
 @functools.cache
 def _modules() -> tuple[ModuleType, ...]:
     import counterpoint.recipes as room
