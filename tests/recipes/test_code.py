@@ -75,6 +75,17 @@ def test_without_memory_and_masks_all_six_are_the_loss_of_the_batch(tiny: Path) 
     assert all(torch.equal(x, y) for x, y in zip(before, still.modules["teacher"].parameters(), strict=True))
 
 
+def test_cocosodas_masked_views_are_the_teachers(tiny: Path) -> None:
+    method = cocosoda(load(str(tiny)), DATA)
+    before = made(method, DATA)
+    with torch.no_grad():
+        for p in method.modules["teacher"].parameters():
+            p.mul_(0.5)
+    after = made(method, DATA)
+    same = {name: torch.equal(before[name].z, after[name].z) for name in before}
+    assert same == {"query": True, "code": True, "masked query": False, "masked code": False}
+
+
 def test_code_and_queries_are_masked_in_the_teachers_views_alone(tiny: Path) -> None:
     method = cocosoda(load(str(tiny)), DATA, rate=0.6, mask="<m>")
     views = method.views(DATA.take(np.arange(16)), torch.Generator().manual_seed(1))

@@ -283,6 +283,8 @@ def test_renaming_is_complete_consistent_and_of_locals_alone() -> None:
         "import os\n\ndef f(v0, v1, *v2, d=1):\n    v3 = [v4 for v4 in v1 if v4]\n    os.a = v0\n    return h(v0.e, v3, d, v2)\n"
     )
     assert renamed(names=["b", "os", "first", "h", "2x"])(code, [0.0]).startswith("import os\n\ndef f(first, v0, *v1")
+    wide = 'def f(a):\n    return "\u00fc\u4e2d" + a'  # the parser counts bytes
+    assert renamed()(wide, [0.0]) == wide.replace("(a)", "(v0)").replace("+ a", "+ v0")
     assert renamed(0.5)(code, [0.1, 0.9] * 3).startswith("import os\n\ndef f(v0, b, *v1")
 
 
