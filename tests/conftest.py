@@ -57,3 +57,13 @@ def toy_csv(tmp_path: Path) -> Path:
     lines = ["query,doc", *(f"{row['query']},{row['doc']}" for row in toy_rows())]
     path.write_text("\n".join(lines) + "\n")
     return path
+
+
+@pytest.hookimpl(tryfirst=True)  # the workers' own hook reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share something made once for their file stay on one worker, or each worker would make it."""
+    for item in items:
+        fixtures = getattr(item, "_fixtureinfo", None)
+        made = [d for defs in getattr(fixtures, "name2fixturedefs", {}).values() for d in defs if d.scope == "module"]
+        if made:
+            item.add_marker(pytest.mark.xdist_group(made[0].baseid))
